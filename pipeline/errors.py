@@ -1,0 +1,51 @@
+"""Whose fault, and what next. Each class means one next action; its message is a sentence, its `hint` a command.
+
+A document's fault is recorded and never raised out of a chord's header task: one raise there, and the chord's body
+would never run.
+"""
+
+from __future__ import annotations
+
+
+class DropdexError(Exception):
+    """Root of everything we raise on purpose. `hint` is the operator's next step."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigurationError(DropdexError):
+    """The operator asked for something that cannot work. Stop and print the hint."""
+
+    exit_code = 2
+
+
+class DocumentError(DropdexError):
+    """The document cannot be indexed as it is. Dead letter; its last good version stays searchable."""
+
+
+class ExtractorDied(DocumentError):
+    """The document's extraction crashed, ran out of memory or out of time. Tried again alone, up to the limit."""
+
+
+class DocumentInMotion(DropdexError):
+    """The document changed while we looked. Nobody's fault: look again later, count nothing."""
+
+
+class Unavailable(DropdexError):
+    """Infrastructure did not answer. Retry with backoff."""
+
+    exit_code = 75
+
+
+class Conflict(DropdexError):
+    """Somebody else moved first. Look again."""
+
+    exit_code = 75
+
+
+class CorruptIndex(DropdexError):
+    """Bytes of the index are not what its manifest says. Refuse the swap, keep the snapshot."""
