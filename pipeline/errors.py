@@ -24,7 +24,14 @@ class ConfigurationError(DropdexError):
 
 
 class DocumentError(DropdexError):
-    """The document cannot be indexed as it is. Dead letter; its last good version stays searchable."""
+    """The document cannot be indexed as it is. Dead letter; its last good version stays searchable.
+
+    `version` is what was looked at, where the source knows it: the dead letter is silent until that changes.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", version: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.version = version
 
 
 class ExtractorDied(DocumentError):
@@ -49,3 +56,15 @@ class Conflict(DropdexError):
 
 class CorruptIndex(DropdexError):
     """Bytes of the index are not what its manifest says. Refuse the swap, keep the snapshot."""
+
+
+class TooManyRemovals(DropdexError):
+    """A listing misses more documents than one reconcile may remove. Nothing was removed; look whether the source is whole."""
+
+    def __init__(self, removals: int, known: int) -> None:
+        super().__init__(
+            f"the listing misses {removals} of {known} documents, which is more than one reconcile may remove",
+            hint="if they are really gone: dropdex reconcile --allow-removals",
+        )
+        self.removals = removals
+        self.known = known

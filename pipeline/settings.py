@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     broker: SecretStr = Field(SecretStr("embedded:./.dropdex"), description="Redis URL, or embedded:DIR to start a Valkey of our own there")
     index: str = Field("file:./index", description="Index home: file:PATH or s3://bucket/prefix")
     mirrors: Names = Field((), description="Comma-separated homes that receive a copy of every generation")
+    state: Path = Field(Path(".dropdex"), description="Folder for what this host keeps: schedule, scratch files, cache, logs")
     namespace: str = Field("dropdex", description="Prefix of every Redis key, so that several pipelines can share a server")
 
     # Source ------------------------------------------------------------------------------------------------------
@@ -66,7 +67,9 @@ class Settings(BaseSettings):
 
     # Relay -------------------------------------------------------------------------------------------------------
     workers: int = Field(1, ge=1, description="Embedding workers that `up` starts, and that the relay keeps busy")
-    inflight_batches: int = Field(3, ge=1, description="Batches in flight per embedding worker")
+    inflight_batches: int = Field(
+        2, ge=1, description="Batches of backfill in flight per embedding worker; live events have one more place of their own"
+    )
     max_batch: int = Field(2000, ge=1, description="Documents per batch at the most")
     max_batch_bytes: int = Field(32 * 2**20, gt=0, description="Bytes of documents per batch at the most")
     live_batch_seconds: float = Field(0.5, gt=0, description="Seconds of work per batch while live events wait")
@@ -115,7 +118,7 @@ class Settings(BaseSettings):
         return value
 
     @property
-    def state_dir(self) -> Path | None:
+    def embedded_broker(self) -> Path | None:
         """Folder of the embedded broker, where there is one."""
         scheme, _, path = self.broker.get_secret_value().partition(":")
         return Path(path).absolute() if scheme == "embedded" else None

@@ -1,0 +1,216 @@
+"""The composition root: settings → ledger, home, sources, embedder, writer, sinks. Builds each once, when asked.
+
+A process that never embeds never loads a model, and one that never searches never loads FAISS: everything here is lazy.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pipeline import settings as settings_module
+from pipeline.broker import broker_url
+from pipeline.errors import ConfigurationError
+from pipeline.ledger import Ledger
+from pipeline.model import Entry, State
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from pipeline.blobs import BlobStore
+    from pipeline.embedder import Embedder
+    from pipeline.index.documents import StoredDocument
+    from pipeline.index.home import Home
+    from pipeline.index.recipe import Recipe
+    from pipeline.index.writer import Writer
+    from pipeline.sinks import Sink
+    from pipeline.sources import Source
+    from pipeline.text import Extractor, Splitter
+
+log = logging.getLogger(__name__)
+
+
+class Context:
+    """Everything a process of the pipeline may need, built on first use and kept."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._writers: dict[str, Writer] = {}
+
+    # Redis --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def redis(self) -> Redis:
+        from redis import Redis
+        from redis.backoff import ExponentialBackoff
+        from redis.retry import Retry
+
+        _, url = broker_url(self.settings.broker.get_secret_value())
+        return Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=30,  # a frozen server must not hold us for ever
+            socket_connect_timeout=5,
+            health_check_interval=25,
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.02), 6),
+        )
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.redis, f"{self.settings.namespace}:{self.recipe.digest}")
+
+    # Documents ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(_open_source(url, self.settings) for url in self.settings.sources)
+
+    def source_of(self, uri: str) -> Source | None:
+        """The source that the uri belongs to; None where its source is configured no longer."""
+        return next((source for source in self.sources if uri.startswith(source.root)), None)
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        from pipeline.embedder import open_embedder
+
+        s = self.settings
+        return open_embedder(s.model, token_budget=s.token_budget, threads=s.model_threads)
+
+    @cached_property
+    def splitter(self) -> Splitter:
+        from pipeline.text import Splitter
+
+        return Splitter(self.embedder.tokenizer, self.settings.passage_tokens or self.embedder.window)
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        from pipeline.text import Extractor
+
+        s = self.settings
+        return Extractor(
+            processes=s.extract_processes, seconds=s.extract_seconds, memory_bytes=s.extract_memory_bytes, max_chars=s.max_extracted_chars
+        )
+
+    # Index --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        from pipeline.index.recipe import recipe_for
+
+        return recipe_for(self.settings)
+
+    @cached_property
+    def blobs(self) -> BlobStore:
+        from pipeline.blobs.open import open_store
+
+        return open_store(self.settings.index, cache_dir=self.scratch / "cache")
+
+    @cached_property
+    def home(self) -> Home:
+        """The index that readers see."""
+        from pipeline.index.home import Home
+
+        return Home(self.blobs)
+
+    def building(self) -> Writer:
+        """The writer of the index that our recipe builds: the served one, or one beside it while its recipe is another."""
+        from pipeline.index.upkeep import beside
+
+        current = self.home.current()
+        served = current is None or current[0].recipe == self.recipe
+        home = self.home if served else beside(self.home, self.recipe.digest)
+        if home.pointer_name not in self._writers:
+            self._writers[home.pointer_name] = self._writer(home)
+        return self._writers[home.pointer_name]
+
+    def _writer(self, home: Home) -> Writer:
+        from pipeline.index.writer import Writer
+
+        s = self.settings
+        return Writer(
+            home,
+            self.recipe,
+            scratch=self.scratch,
+            exact_rows=s.exact_rows,
+            target_recall=s.target_recall,
+            merge_factor=s.merge_factor,
+        )
+
+    def seed(self) -> str:
+        """The ledger's epoch; where it has none, it first learns what the published generation holds."""
+        epoch = self.ledger.epoch()
+        if epoch:
+            return epoch
+        snapshot = self.building().snapshot()
+        generation = snapshot.generation if snapshot else 0
+        epoch = self.ledger.seed(_entry(document, generation) for document in (snapshot.documents() if snapshot else ()))
+        log.info("ledger seeded", extra={"action": "seed", "generation": generation, "epoch": epoch})
+        return epoch
+
+    # Sinks --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def sinks(self) -> Mapping[str, Sink]:
+        """Every sink but the home itself, by name."""
+        from pipeline.blobs.open import open_store
+        from pipeline.sinks.announce import Announce
+        from pipeline.sinks.mirror import Mirror
+
+        sinks: list[Sink] = [Announce(self.redis, f"{self.settings.namespace}:published")]
+        sinks += [Mirror(self.home, open_store(url, cache_dir=self.scratch / "cache")) for url in self.settings.mirrors]
+        return {sink.name: sink for sink in sinks}
+
+    @cached_property
+    def scratch(self) -> Path:
+        """A local folder for files on their way into the home and copies of files on their way out."""
+        scratch = self.settings.state.absolute() / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True, mode=0o750)
+        return scratch
+
+
+def _entry(document: StoredDocument, generation: int) -> Entry:
+    """What the ledger would know of a published document, had it not forgotten it."""
+    return Entry(
+        document.uri,
+        State.PRESENT,
+        document.stamp,
+        version=document.version,
+        content_hash=document.content_hash,
+        size=document.size,
+        media_type=document.media_type,
+        modified_at=document.modified_at,
+        passages=document.rows,
+        generation=generation,
+    )
+
+
+def _open_source(url: str, settings: Settings) -> Source:
+    """file:PATH or s3://bucket/prefix?queue=NAME. Raises ConfigurationError."""
+    scheme = urlsplit(url).scheme
+    if scheme == "file":
+        from pipeline.sources.folder import FolderSource
+
+        return FolderSource(
+            Path(url.partition(":")[2].removeprefix("//")),
+            ignore=settings.ignore,
+            polling=settings.polling,
+            polling_interval=settings.polling_interval,
+            settle_after=settings.settle_after,
+            max_bytes=settings.max_document_bytes,
+        )
+    if scheme == "s3":
+        from pipeline.sources.s3 import S3Source
+
+        return S3Source.from_url(url, ignore=settings.ignore, max_bytes=settings.max_document_bytes)
+    raise ConfigurationError(f"{url} is no source", hint="use file:PATH or s3://bucket/prefix?queue=NAME")
+
+
+@cache
+def current() -> Context:
+    """The context of this process, from its environment."""
+    return Context(settings_module.load())

@@ -1,0 +1,63 @@
+"""What operators ask: how is it going, where is my document, is the index right. Reads everything, changes nothing."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pipeline.context import Context
+from pipeline.index.choice import urgency
+from pipeline.index.manifest import Manifest
+
+JOBS = ("rebuild", "cleanup", "statistics", "reconcile")
+
+
+def figures(context: Context) -> dict[str, Any]:
+    """One flat record of figures: counts, bytes, ages and times in seconds."""
+    found = context.home.current()
+    return {**ledger_figures(context), **(index_figures(found[0], context.settings.exact_rows) if found else {"generation": 0})}
+
+
+def ledger_figures(context: Context) -> dict[str, Any]:
+    """What is known, what waits, and how fast it goes."""
+    ledger, now = context.ledger, time.time()
+    counts = ledger.counts()
+    totals = ledger.totals()
+    samples = ledger.freshness()
+    jobs = {f"{job}_age": round(now - float(last), 1) for job in JOBS if (last := ledger.noted(f"last:{job}"))}
+    return {
+        "documents": counts["documents"],
+        "noticed": counts["noticed"],
+        "settled": counts["settled"],
+        "pending": counts["noticed"] + counts["settled"],
+        "oldest_pending": round(now - counts["oldest"] / 1e6, 3) if counts["oldest"] else 0.0,
+        "dead": counts["dead"],
+        "embedded_total": int(totals.get("embedded", 0)),
+        "looked_total": int(sum(value for name, value in totals.items() if name.startswith("documents_"))),
+        "freshness_p50": _quantile(samples, 0.50),
+        "freshness_p95": _quantile(samples, 0.95),
+        "alive": ledger.alive(),
+        **jobs,
+    }
+
+
+def index_figures(manifest: Manifest, exact_rows: int) -> dict[str, Any]:
+    """The published generation in numbers. `urgency`: how near its largest segment is to outgrowing exact search, 1 = there."""
+    segments = manifest.segments
+    return {
+        "generation": manifest.generation,
+        "published_age": round(time.time() - manifest.created_at, 1),
+        "published_documents": manifest.live_documents,
+        "passages": manifest.live_rows,
+        "segments": len(segments),
+        "deletes": sum(segment.rows - segment.live_rows for segment in segments),
+        "bytes": sum(file.size for segment in segments for file in segment.files.values()),
+        "index_types": ",".join(sorted({segment.index_type for segment in segments})),
+        "recall": min((segment.recall for segment in segments), default=1.0),
+        "urgency": round(max((urgency(segment.rows, exact_rows) for segment in segments), default=0.0), 4),
+        "held": manifest.held,
+    }
+
+
+def _quantile(ascending: list[float], q: float) -> float:
+    return ascending[min(len(ascending) - 1, int(len(ascending) * q))] if ascending else 0.0

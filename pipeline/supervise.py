@@ -1,0 +1,110 @@
+"""Programs that run together in one terminal: started in order, restarted when they die, stopped in the other order.
+
+Each has a session of its own, so that the terminal's Ctrl-C reaches the supervisor only, and an order to die with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.errors import DropdexError
+
+log = logging.getLogger(__name__)
+
+FAST_DEATHS = 5
+"""Deaths within `FAST_SECONDS` after which a program is given up, and everything with it."""
+
+FAST_SECONDS = 60.0
+QUIT_SECONDS = 15.0
+"""How long a worker asked a second time may take: longer than Celery's soft shutdown, which returns tasks to their queue."""
+
+KILL_SECONDS = 5.0
+"""How long a killed program is waited for."""
+
+
+@dataclass
+class Program:
+    """One command and its process. `grace` is how long, in seconds, it may take to finish what it does."""
+
+    name: str
+    command: Sequence[str]
+    grace: float = 10.0
+    process: subprocess.Popen[bytes] | None = None
+    deaths: deque[float] = field(default_factory=lambda: deque(maxlen=FAST_DEATHS))
+
+
+class Supervisor:
+    """Keeps programs running. Not a daemon manager: a terminal's worth of processes, and no more."""
+
+    def __init__(self, programs: Sequence[Program], environment: Mapping[str, str], log_folder: Path) -> None:
+        self._programs = programs
+        self._environment = {**os.environ, **environment}
+        self._logs = log_folder
+
+    def start(self) -> None:
+        """Start every program, in order."""
+        self._logs.mkdir(parents=True, exist_ok=True, mode=0o750)
+        for program in self._programs:
+            self._start(program)
+
+    def _start(self, program: Program) -> None:
+        with (self._logs / f"{program.name}.log").open("ab") as out:
+            program.process = subprocess.Popen(
+                program.command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, env=self._environment
+            )
+        log.info("started", extra={"action": "start", "program": program.name, "pid": program.process.pid})
+
+    def check(self) -> None:
+        """Start what died again. Raises DropdexError, with its last words, for a program that cannot stay up."""
+        for program in self._programs:
+            code = program.process.poll() if program.process else None
+            if code is None:
+                continue
+            program.deaths.append(time.monotonic())
+            if code == 2 or (len(program.deaths) == FAST_DEATHS and program.deaths[-1] - program.deaths[0] < FAST_SECONDS):
+                words = self._last_words(program)
+                raise DropdexError(f"{program.name} cannot stay up: {words}", hint=f"read {self._logs / program.name}.log")
+            log.warning("died, starting it again", extra={"action": "restart", "program": program.name, "code": code})
+            self._start(program)
+
+    def _last_words(self, program: Program) -> str:
+        lines = (self._logs / f"{program.name}.log").read_text(errors="replace").splitlines()
+        return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+
+    def stop(self) -> None:
+        """Stop every program in reverse order, each within its grace; whatever is left then is killed."""
+        for program in reversed(self._programs):
+            if program.process:
+                ended = self._ends(program.process, signal.SIGTERM, program.grace) or self._ends(
+                    program.process, signal.SIGQUIT, QUIT_SECONDS
+                )
+                if not ended:
+                    log.warning("did not stop in time, killing it", extra={"action": "kill", "program": program.name})
+                self._bury(program)
+
+    @staticmethod
+    def _ends(process: subprocess.Popen[bytes], signum: signal.Signals, seconds: float) -> bool:
+        if process.poll() is None:
+            process.send_signal(signum)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def _bury(self, program: Program) -> None:
+        """End the program's whole session: a killed worker's children are in it."""
+        assert program.process
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(program.process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            program.process.wait(KILL_SECONDS)

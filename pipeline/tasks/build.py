@@ -1,0 +1,173 @@
+"""Publish what has settled: one build at a time, and the next takes all that settled meanwhile.
+
+The ledger says what changed, the writer drafts a generation, the swap moves CURRENT by compare-and-set. The lease only
+saves work: two builders that both believe they hold it cannot both move the pointer.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+from pipeline.app import RETRY, app
+from pipeline.context import Context, current
+from pipeline.errors import Conflict, CorruptIndex, Unavailable
+from pipeline.index import upkeep
+from pipeline.index.documents import DocumentFacts, IndexedDocument
+from pipeline.index.draft import Add, Change, Copy, Remove
+from pipeline.index.manifest import Manifest
+from pipeline.index.merge import plan
+from pipeline.index.shard import ShardDocument, decode
+from pipeline.index.writer import Writer
+from pipeline.lease import Lease
+from pipeline.model import Entry, Origin, State
+from pipeline.sinks.swap import Swap
+from pipeline.tasks import flow
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 30.0
+"""Renewed at a third of it; a builder that died is replaced after it."""
+
+CONFLICTS = 20
+"""Moves of CURRENT by others in a row after which a build gives up and is retried later."""
+
+MAX_PASSAGES = 100_000
+"""Passages of one generation at the most, so that a build's memory is bounded however long the documents are."""
+
+
+@app.task(name="dropdex.build", ignore_result=False, **RETRY)
+def build() -> str:
+    """Publish everything that has settled. Returns a short word on what happened."""
+    context = current()
+    lease = Lease(context.redis, f"{context.ledger.namespace}:build", LEASE_SECONDS)
+    if not lease.acquire_or_want():
+        return "coalesced"
+    try:
+        with lease.keep():
+            while True:
+                published = publish_settled(context)
+                if lease.release_unless_wanted():
+                    return published
+    except BaseException:
+        lease.release()
+        raise
+
+
+def publish_settled(context: Context) -> str:
+    """Publish generation after generation until nothing is settled; then serve a finished index of a new recipe."""
+    word = "nothing settled"
+    while True:
+        epoch = context.seed()
+        writer = context.building()
+        pace(context, writer)
+        entries = bounded(context.ledger.settled(context.settings.build_documents), MAX_PASSAGES)
+        if not entries:
+            promote(context)
+            return word
+        if held(writer):
+            return "held"
+        manifest = publish(context, writer, epoch, entries)
+        if manifest:
+            word = f"generation {manifest.generation}"
+            follow_up(context, manifest)
+
+
+def bounded(entries: Sequence[Entry], passages: int) -> list[Entry]:
+    """The first entries that together have no more than `passages` passages; always one, where there is one."""
+    totals = accumulate(max(1, entry.passages) for entry in entries)
+    return [entry for number, (entry, total) in enumerate(zip(entries, totals, strict=True)) if number == 0 or total <= passages]
+
+
+def pace(context: Context, writer: Writer) -> None:
+    """Wait until the last publication is `build_interval` old: a trickle of events must not make a generation each."""
+    current = writer.home.current()
+    if current:
+        time.sleep(min(context.settings.build_interval, max(0.0, current[0].created_at + context.settings.build_interval - time.time())))
+
+
+def held(writer: Writer) -> bool:
+    """Whether an operator rolled the index back and has not resumed building."""
+    current = writer.home.current()
+    return current is not None and current[0].held
+
+
+def publish(context: Context, writer: Writer, epoch: str, entries: Sequence[Entry]) -> Manifest | None:
+    """One generation with these outcomes; None where the index already is as they say."""
+    manifest, missing = commit(context, writer, list(changes_of(context, entries)))
+    current = manifest or (found[0] if (found := writer.home.current()) else None)
+    done = [entry for entry in entries if entry.uri not in missing]
+    context.ledger.published(epoch, current.generation if current else 0, done)
+    now = time.time()
+    context.ledger.fresh([now - entry.noticed / 1e6 for entry in done if entry.noticed])
+    if missing:
+        broken = [entry for entry in entries if entry.uri in missing]
+        log.warning("content to reuse is gone, looking again", extra={"action": "renotice", "documents": len(broken)})
+        context.ledger.renotice(epoch, broken)
+        flow.hand_over([[entry.uri for entry in broken]], Origin.BACKFILL)
+    return manifest
+
+
+def commit(context: Context, writer: Writer, changes: Sequence[Change]) -> tuple[Manifest | None, frozenset[str]]:
+    """Draft and swap until nobody was faster. Returns the manifest, if there was anything to publish, and what is missing."""
+    for _ in range(CONFLICTS):
+        draft = writer.draft(changes, facts=freshness(context))
+        if draft is None:
+            return None, frozenset()
+        try:
+            return Swap(writer.home).publish(draft), frozenset(draft.missing)
+        except Conflict:
+            log.info("somebody published first, drafting again", extra={"action": "conflict"})
+    raise Unavailable(f"lost {CONFLICTS} races for CURRENT in a row", hint="who else publishes to this index?")
+
+
+def freshness(context: Context) -> dict[str, float]:
+    """Event-to-searchable times so far, in seconds, for the manifest."""
+    samples = context.ledger.freshness()
+    return {f"freshness_p{q}": samples[min(len(samples) - 1, len(samples) * q // 100)] for q in (50, 95)} if samples else {}
+
+
+def follow_up(context: Context, manifest: Manifest) -> None:
+    """Tell the other sinks, each in a task of its own, and merge where that is due."""
+    for name in context.sinks:
+        app.send_task("dropdex.publish", args=(name, manifest.generation), argsrepr=f"{name} generation {manifest.generation}")
+    if plan(manifest.segments, context.settings.merge_factor):
+        app.send_task("dropdex.merge")
+
+
+def promote(context: Context) -> None:
+    """Serve the index of a new recipe once it is complete: everything listed, nothing waiting."""
+    building = context.building().home
+    counts = context.ledger.counts()
+    if (
+        building.pointer_name != context.home.pointer_name
+        and context.ledger.noted("reconciled")
+        and not counts["noticed"] + counts["settled"]
+    ):
+        upkeep.promote(context.home, building)
+
+
+def changes_of(context: Context, entries: Sequence[Entry]) -> Iterator[Change]:
+    """What the outcomes mean for the index. Contents come from their shards, or from wherever the index has them."""
+    shards: dict[str, dict[str, ShardDocument]] = {}
+    for entry in entries:
+        if entry.state is State.REMOVED:
+            yield Remove(entry.uri, entry.stamp)
+            continue
+        facts = DocumentFacts(entry.uri, entry.version, entry.content_hash, entry.stamp, entry.size, entry.media_type, entry.modified_at)
+        if entry.shard and entry.shard not in shards:
+            shards[entry.shard] = read_shard(context, entry.shard)
+        content = shards.get(entry.shard, {}).get(entry.content_hash)
+        yield Add(IndexedDocument.of(facts, content.passages, content.vectors)) if content else Copy(facts)
+
+
+def read_shard(context: Context, name: str) -> dict[str, ShardDocument]:
+    """A shard's contents; none where it was collected or is damaged: then the index has them, or they are embedded again."""
+    blob = context.blobs.get(name)
+    try:
+        return decode(blob.data) if blob else {}
+    except CorruptIndex as error:
+        log.warning("shard is damaged", extra={"action": "shard", "shard": name, "reason": str(error)})
+        return {}

@@ -1,0 +1,60 @@
+"""Merge segments beside the freshness path: planned by a pure function, committed by the same compare-and-set.
+
+A long merge never stands before a build: it runs in another queue, and what was deleted meanwhile is carried over when
+it commits.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from pipeline.app import RETRY, app
+from pipeline.context import Context, current
+from pipeline.errors import Conflict
+from pipeline.index.merge import MergePlan
+from pipeline.index.writer import Writer
+from pipeline.lease import Lease
+from pipeline.sinks.swap import Swap
+from pipeline.tasks.build import follow_up, held
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 60.0
+"""Renewed at a third of it."""
+
+
+@app.task(name="dropdex.merge", **RETRY)
+def merge() -> None:
+    """Merge until no tier is full."""
+    _merge_all(current(), Writer.plan_merge)
+
+
+@app.task(name="dropdex.rebuild", **RETRY)
+def rebuild(force: bool = False) -> None:
+    """Merge everything into one segment, unless the last rebuild is younger than its period (two schedulers tick twice)."""
+    context = current()
+    last = float(context.ledger.noted("last:rebuild") or 0)
+    if force or time.time() - last >= context.settings.rebuild_every * 0.9:
+        _merge_all(context, Writer.plan_rebuild)
+        context.ledger.note("last:rebuild", str(time.time()))
+
+
+def _merge_all(context: Context, next_plan: Callable[[Writer], MergePlan | None]) -> None:
+    lease = Lease(context.redis, f"{context.ledger.namespace}:merge", LEASE_SECONDS)
+    if not lease.acquire():
+        return  # whoever holds it merges until nothing is due
+    try:
+        with lease.keep():
+            writer = context.building()
+            while (plan := next_plan(writer)) and not held(writer):
+                try:
+                    manifest = writer.commit(plan, Swap(writer.home).publish)
+                except Conflict:
+                    log.info("merge overtaken, planning again", extra={"action": "conflict"})
+                    continue
+                if manifest:
+                    follow_up(context, manifest)
+    finally:
+        lease.release()

@@ -1,0 +1,23 @@
+"""Bring one generation to one sink. A task per sink, so that a sink that is away delays nobody and is retried alone."""
+
+from __future__ import annotations
+
+import logging
+
+from pipeline.app import RETRY, app
+from pipeline.context import current
+from pipeline.errors import Conflict
+
+log = logging.getLogger(__name__)
+
+
+@app.task(name="dropdex.publish", **RETRY)
+def publish(sink: str, generation: int) -> None:
+    """Publish the served generation to the sink; one that is older than that was superseded and needs nothing."""
+    context = current()
+    found = context.home.current()
+    if sink in context.sinks and found and found[0].generation >= generation:
+        try:
+            context.sinks[sink].publish(found[0])
+        except Conflict as conflict:
+            log.info("another process serves this sink", extra={"action": "publish", "sink": sink, "reason": str(conflict)})

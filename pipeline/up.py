@@ -1,0 +1,169 @@
+"""`dropdex up`: the whole pipeline in one terminal, and `dropdex watch`: the relay alone.
+
+Started from the broker outwards and stopped from the watcher inwards, so that nothing is handed over to nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from contextlib import nullcontext
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import click
+from redis.exceptions import RedisError
+
+from pipeline.broker import EmbeddedBroker
+from pipeline.context import Context
+from pipeline.errors import DropdexError
+from pipeline.settings import PREFIX, Settings, load
+from pipeline.status import ledger_figures
+from pipeline.supervise import Program, Supervisor
+
+PROGRESS_SECONDS = 0.5
+"""How often the progress line is drawn on a terminal; elsewhere it is printed when something changed."""
+
+RATE_SAMPLES = 10
+"""Progress lines that the shown documents per second are taken over."""
+
+
+def watch(stop: Event) -> None:
+    """Run the relay until `stop` is set."""
+    from pipeline.context import current
+    from pipeline.relay import Relay
+    from pipeline.tasks import flow
+
+    context = current()
+    Relay(context.sources, context.ledger, flow, context.seed, context.settings).run(stop)
+
+
+def run(source: str | None, port: int | None, stop: Event) -> None:
+    """Run everything until `stop` is set, or raise what keeps a program from staying up."""
+    settings = choose(source, port)
+    context = Context(settings)
+    prepare(context)
+    folder = settings.embedded_broker
+    with EmbeddedBroker(folder) if folder else nullcontext():
+        supervisor = Supervisor(programs(settings), environment(settings), settings.state.absolute() / "logs")
+        try:
+            supervisor.start()
+            follow(context, supervisor, stop)
+        finally:
+            click.echo("stopping")
+            supervisor.stop()
+    click.echo("stopped")
+
+
+def choose(source: str | None, port: int | None) -> Settings:
+    """The environment's settings, with what the command line says instead."""
+    chosen: dict[str, Any] = {}
+    if source:
+        chosen["sources"] = (source if source.startswith(("file:", "s3:")) else f"file:{source}",)
+    if port is not None:
+        chosen["flower_port"] = port
+    return load(**chosen)
+
+
+def prepare(context: Context) -> None:
+    """Find out what cannot work before anything is started. The default folder is made, a named one must exist."""
+    settings = context.settings
+    if settings.sources == Settings.model_fields["sources"].default:
+        Path("inbox").mkdir(exist_ok=True)
+    for source in context.sources:
+        source.check()
+    context.home.current()  # a broken CURRENT stops here, with a hint
+    context.blobs.put(f"probe/{os.getpid()}", b"", durable=False)  # so does an index that cannot be written
+    context.blobs.delete(f"probe/{os.getpid()}")
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What the programs must agree on, spelled out and with absolute paths, so that all of them mean the same places."""
+    folder = settings.embedded_broker
+    return {
+        f"{PREFIX}SOURCES": ",".join(_absolute(url) for url in settings.sources),
+        f"{PREFIX}INDEX": _absolute(settings.index),
+        f"{PREFIX}BROKER": f"embedded:{folder}" if folder else settings.broker.get_secret_value(),
+        f"{PREFIX}STATE": str(settings.state.absolute()),
+    }
+
+
+def _absolute(url: str) -> str:
+    return f"file:{Path(url.removeprefix('file:').removeprefix('//')).absolute()}" if url.startswith("file:") else url
+
+
+def programs(settings: Settings) -> list[Program]:
+    """In the order of their start. The watcher comes last, so that what it hands over finds somebody."""
+
+    def ours(name: str, *arguments: str, grace: float = 10.0) -> Program:
+        return Program(name, [sys.executable, "-m", "pipeline", "--with-parent", str(os.getpid()), *arguments], grace)
+
+    embedding = [f"embedding-{number}" for number in range(1, settings.workers + 1)]
+    return [
+        *([ours("flower", "flower", "--port", str(settings.flower_port))] if settings.flower_port else []),
+        ours("beat", "beat"),
+        ours("maintenance", "worker", "maintenance", "--name", "maintenance", grace=30.0),
+        ours("indexing", "worker", "indexing", "--name", "indexing", grace=30.0),
+        *(ours(name, "worker", "embedding", "--name", name, grace=30.0) for name in embedding),
+        ours("watch", "watch"),
+    ]
+
+
+def follow(context: Context, supervisor: Supervisor, stop: Event) -> None:
+    """Say when it is ready and how it goes, until `stop` is set."""
+    started, progress = time.time(), Progress()
+    while not stop.wait(PROGRESS_SECONDS):
+        supervisor.check()
+        try:
+            figures = ledger_figures(context)
+            found = context.home.pointer()
+            figures["generation"] = found[0].generation if found else 0
+            reconciled = float(context.ledger.noted("reconciled") or 0) > started
+            warm = any(name.startswith("embedding") for name in figures["alive"])
+        except (RedisError, DropdexError) as error:
+            progress.say(f"waiting: {error}")
+            continue
+        if not progress.ready and reconciled and warm and not figures["pending"]:
+            progress.ready = True
+            progress.say(f"ready after {time.time() - started:.1f} s: {figures['documents']} documents, generation {figures['generation']}")
+        progress.show(figures)
+
+
+class Progress:
+    """The progress line: redrawn in place on a terminal, printed when it changes elsewhere."""
+
+    def __init__(self) -> None:
+        self.ready = False
+        self._terminal = sys.stdout.isatty()
+        self._last = ""
+        self._rate = Rate()
+
+    def show(self, figures: dict[str, Any]) -> None:
+        rate = self._rate.of(figures["looked_total"], time.monotonic())
+        line = (
+            f"{figures['documents']} documents · {figures['pending']} pending · {figures['dead']} dead · "
+            f"generation {figures['generation']} · {rate:.0f} documents/s"
+        )
+        if self._terminal:
+            click.echo(f"\r\x1b[2K{line}", nl=False)
+        elif line != self._last:
+            click.echo(line)
+        self._last = line
+
+    def say(self, line: str) -> None:
+        click.echo(f"\r\x1b[2K{line}" if self._terminal else line)
+
+
+class Rate:
+    """Growth of a total per second, over the last few seconds."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES)
+
+    def of(self, total: int, now: float) -> float:
+        self._samples.append((now, total))
+        (then, before), (now, total) = self._samples[0], self._samples[-1]
+        return max(0.0, (total - before) / (now - then)) if now > then else 0.0
