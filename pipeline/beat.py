@@ -1,14 +1,15 @@
-"""Exactly one Beat fires at a time, however many are started by mistake.
+"""Exactly one Beat fires at a time, however many are started by mistake, and a restart forgets no tick.
 
-Celery's persistent scheduler, which keeps its last runs in a file, behind a lease in Redis: whoever holds it ticks, the
-others wait to take over. A schedule file that lags behind after a takeover catches each missed entry up once.
+Whoever holds a lease in Redis ticks; the others wait to take over. When each entry last ran lies in Redis too and not in
+Celery's schedule file, which a kill -9 can leave unreadable and which another host does not have.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
+from typing import Any, cast
 
-from celery.beat import PersistentScheduler
+from celery.beat import ScheduleEntry, Scheduler
 from redis.exceptions import RedisError
 
 from pipeline.context import current
@@ -20,20 +21,47 @@ LEASE_SECONDS = 20.0
 WAIT_SECONDS = 5.0
 
 
-class SingleScheduler(PersistentScheduler):
-    """A PersistentScheduler that only ticks while it holds the lease."""
+class SingleScheduler(Scheduler):
+    """A scheduler that ticks only while it holds the lease, and knows what its predecessor has sent."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         context = current()
+        self._redis = context.redis
+        self._ran = f"{context.settings.namespace}:beat:ran"
         self._lease = Lease(context.redis, f"{context.settings.namespace}:beat", LEASE_SECONDS)
         super().__init__(*args, **kwargs)
 
+    def setup_schedule(self) -> None:
+        """The schedule of the settings, and nothing else."""
+        self.merge_inplace(self.app.conf.beat_schedule)
+
     def tick(self, *args: Any, **kwargs: Any) -> float:
+        """Send what is due, if we hold the lease. Returns the seconds until the next look."""
         try:
-            ours = self._lease.renew() or self._lease.acquire()
+            if not self._lease.renew():
+                if not self._lease.acquire():
+                    return WAIT_SECONDS
+                self._take_over()
+            return min(super().tick(*args, **kwargs), WAIT_SECONDS)
         except RedisError:
+            self._heap = None  # it may lack the entry whose turn it was
             return WAIT_SECONDS  # without Redis there is nobody to send a task to either
-        return min(super().tick(*args, **kwargs), WAIT_SECONDS) if ours else WAIT_SECONDS
+
+    def _take_over(self) -> None:
+        """Go on where the last holder stopped: a period missed meanwhile is caught up once."""
+        ran = cast("dict[str, str]", self._redis.hgetall(self._ran))
+        for name, entry in self.schedule.items():
+            if name in ran:
+                entry.last_run_at = datetime.fromisoformat(ran[name])
+            else:  # its first period begins now, and goes on through restarts
+                self._redis.hset(self._ran, name, entry.last_run_at.isoformat())
+        self._heap = None  # Celery keeps a heap of due times, computed from what we have just changed
+
+    def reserve(self, entry: ScheduleEntry) -> ScheduleEntry:
+        """Remember that the entry is sent, before it is: a crash in between costs a tick and never doubles one."""
+        reserved = super().reserve(entry)
+        self._redis.hset(self._ran, entry.name, reserved.last_run_at.isoformat())
+        return reserved
 
     def close(self) -> None:
         super().close()

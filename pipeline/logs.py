@@ -29,5 +29,5 @@ def configure(settings: Settings) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(EventFormatter())
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
-    for noisy in ("watchdog", "sentence_transformers", "transformers", "urllib3", "botocore"):
+    for noisy in ("faiss", "watchdog", "sentence_transformers", "transformers", "urllib3", "botocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -53,12 +53,10 @@ def run(queues: Sequence[str], name: str) -> None:
 
 
 def run_beat() -> None:
-    """Run the schedule. Its file holds when each task last ran: without it, a restart would forget a tick."""
+    """Run the schedule. It keeps no file: see the scheduler."""
     from pipeline.app import app
 
-    settings = current().settings
-    settings.state.mkdir(parents=True, exist_ok=True, mode=0o750)
-    app.start(["beat", f"--schedule={settings.state.absolute() / 'beat-schedule'}", "--pidfile=", f"--loglevel={settings.log_level}"])
+    app.start(["beat", "--pidfile=", f"--loglevel={current().settings.log_level}"])
 
 
 def run_flower(port: int | None) -> None:
