@@ -54,13 +54,13 @@ class SingleScheduler(Scheduler):
             if name in ran:
                 entry.last_run_at = datetime.fromisoformat(ran[name])
             else:  # its first period begins now, and goes on through restarts
-                self._redis.hset(self._ran, name, entry.last_run_at.isoformat())
+                self._redis.hset(self._ran, name, _moment(entry))
         self._heap = None  # Celery keeps a heap of due times, computed from what we have just changed
 
-    def reserve(self, entry: ScheduleEntry) -> ScheduleEntry:
+    def reserve(self, entry: ScheduleEntry) -> Any:
         """Remember that the entry is sent, before it is: a crash in between costs a tick and never doubles one."""
-        reserved = super().reserve(entry)
-        self._redis.hset(self._ran, entry.name, reserved.last_run_at.isoformat())
+        reserved: Any = super().reserve(entry)
+        self._redis.hset(self._ran, entry.name, _moment(reserved))
         return reserved
 
     def close(self) -> None:
@@ -69,3 +69,7 @@ class SingleScheduler(Scheduler):
             self._lease.release()
         except RedisError:
             return  # it expires
+
+
+def _moment(entry: ScheduleEntry) -> str:
+    return (entry.last_run_at or entry.default_now()).isoformat()

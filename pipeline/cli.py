@@ -5,17 +5,27 @@ Exit codes: 0 done, 1 no (not found, not equal, failed), 2 the configuration is 
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime
 from threading import Event
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.context import current
 from pipeline.errors import DropdexError, Unavailable
+from pipeline.logs import configure
+from pipeline.settings import PREFIX, load, origins
 
-P = ParamSpec("P")
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from pipeline.index.snapshot import Hit
+
+SNIPPET = 160
+"""Characters of a passage that are shown for a hit."""
 
 
 class _Commands(click.Group):
@@ -43,19 +53,21 @@ def _fail(error: DropdexError) -> None:
     sys.exit(error.exit_code)
 
 
+def _echo_each(lines: Iterable[str]) -> int:
+    """Print lines as they come; returns how many there were."""
+    number = 0
+    for line in lines:
+        click.echo(line)
+        number += 1
+    return number
+
+
 def _stop_on_signals() -> Event:
     """Set at SIGINT and SIGTERM, so that a loop ends where it is safe to end."""
     stop = Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stop.set())
     return stop
-
-
-def _log_to_stderr() -> None:
-    from pipeline.logs import configure
-    from pipeline.settings import load
-
-    configure(load())
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -90,7 +102,7 @@ def watch() -> None:
     """Watch the sources and hand over what changes."""
     from pipeline.up import watch as run
 
-    _log_to_stderr()
+    configure(load())
     run(_stop_on_signals())
 
 
@@ -101,6 +113,7 @@ def worker(queues: tuple[str, ...], name: str) -> None:
     """Run a worker for the named QUEUES (all of them by default), the first queue first."""
     from pipeline.workers import run
 
+    configure(load())
     run(queues, name)
 
 
@@ -119,3 +132,208 @@ def flower(port: int | None) -> None:
     from pipeline.workers import run_flower
 
     run_flower(port)
+
+
+# Doing ------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Print the differences and do nothing.")
+@click.option("--allow-removals", is_flag=True, help="Remove however many documents are gone from the source.")
+def reconcile(dry_run: bool, allow_removals: bool) -> None:
+    """List the sources and bring the index up to date with them."""
+    from pipeline import operate
+
+    context = current()
+    if not dry_run:
+        click.echo(operate.reconcile(context, _stop_on_signals(), allow_removals=allow_removals))
+        return
+    number = _echo_each(event.uri for event in operate.differences_of(context, allow_removals=allow_removals))
+    click.echo(f"{number} differences", err=True)
+
+
+@main.command()
+@click.option("--full", is_flag=True, help="Merge everything into one segment afterwards.")
+def build(full: bool) -> None:
+    """Publish what has settled, now and in this process."""
+    from pipeline import operate
+
+    configure(load())
+    click.echo(operate.build(current(), full=full))
+
+
+@main.command()
+@click.argument("generation", type=int)
+def rollback(generation: int) -> None:
+    """Serve the content of an earlier GENERATION, and hold building until `resume`."""
+    from pipeline.index import upkeep
+
+    manifest = upkeep.rollback(current().home, generation)
+    click.echo(f"generation {manifest.generation} serves what {generation} did; building is held until: dropdex resume")
+
+
+@main.command()
+def resume() -> None:
+    """Let building go on after a rollback."""
+    from pipeline import operate
+
+    click.echo(operate.resume(current()))
+
+
+@main.command()
+@click.option("--keep", type=click.IntRange(min=1), help="Generations to keep.")
+def gc(keep: int | None) -> None:
+    """Delete files that no kept generation needs."""
+    from pipeline import operate
+
+    deleted = operate.collect(current(), keep)
+    for name in deleted:
+        click.echo(name)
+    click.echo(f"{len(deleted)} files deleted", err=True)
+
+
+# Asking -----------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("text")
+@click.option("-k", default=5, show_default=True, type=click.IntRange(1, 1000), help="How many passages.")
+@click.option("--prefix", default="", help="Only documents whose uri starts with this.")
+@click.option("--type", "media_type", default="", help="Only documents of this media type.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+def search(text: str, k: int, prefix: str, media_type: str, as_json: bool) -> None:
+    """Search the published index for TEXT."""
+    from pipeline.index.reader import Reader
+
+    context = current()
+    with Reader.open(context.blobs, embedder=context.embedder, refresh_every=0) as reader:
+        hits = reader.search(text, k, prefix=prefix, media_type=media_type)
+    for hit in hits:
+        click.echo(json.dumps(asdict(hit), ensure_ascii=False) if as_json else _pretty(hit))
+    if not hits:
+        click.echo("nothing found", err=True)
+        sys.exit(1)
+
+
+def _pretty(hit: Hit) -> str:
+    words = " ".join(hit.text.split())
+    return f"{hit.score:.3f}  {hit.uri}:{hit.start}-{hit.end}\n       {words[:SNIPPET]}{'…' if len(words) > SNIPPET else ''}"
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def status(as_json: bool) -> None:
+    """How the pipeline and its index are doing."""
+    from pipeline.status import figures
+
+    report = figures(current())
+    if as_json:
+        click.echo(json.dumps(report))
+        return
+    for name, value in report.items():
+        click.echo(f"{name:22} {', '.join(value) if isinstance(value, list) else value}")
+
+
+@main.command()
+@click.argument("path")
+def where(path: str) -> None:
+    """Whether the document at PATH (or uri) is searchable, since when, in which generation, or why not."""
+    from pipeline.status import whereabouts
+
+    answer = whereabouts(current(), path)
+    click.echo(answer.sentence)
+    sys.exit(0 if answer.searchable else 1)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+def generations(as_json: bool) -> None:
+    """The generations that are kept, newest first."""
+    for manifest in current().home.generations():
+        row = {
+            "generation": manifest.generation,
+            "created": datetime.fromtimestamp(manifest.created_at).astimezone().isoformat(timespec="seconds"),
+            "documents": manifest.live_documents,
+            "passages": manifest.live_rows,
+            "segments": len(manifest.segments),
+            "note": f"{manifest.note}, held" if manifest.held else manifest.note,
+        }
+        line = "{generation:8}  {created}  {documents} documents, {passages} passages in {segments} segments  {note}"
+        click.echo(json.dumps(row) if as_json else line.format(**row))
+
+
+@main.command()
+def verify() -> None:
+    """Compare the index with its digests and with the sources, both ways."""
+    from pipeline.verify import problems
+
+    found = _echo_each(problems(current()))
+    if found:
+        click.echo(f"{found} problems", err=True)
+        sys.exit(1)
+    click.echo("the index is what its manifest says, and says what the sources do")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def settings(as_json: bool) -> None:
+    """Every setting, its value, where it came from and what it means."""
+    loaded = load()
+    came_from = origins(loaded)
+    values = loaded.model_dump(mode="json")
+    if as_json:
+        click.echo(json.dumps({name: {"value": value, "origin": came_from[name]} for name, value in values.items()}))
+        return
+    for name, field in type(loaded).model_fields.items():
+        value = ",".join(values[name]) if isinstance(values[name], list) else values[name]
+        click.echo(f"{PREFIX}{name.upper()}={value}  ({came_from[name]})\n    {field.description}")
+
+
+# Dead letters -----------------------------------------------------------------------------------------------------
+
+
+@main.group()
+def dead() -> None:
+    """Documents that could not be read."""
+
+
+@dead.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+def dead_list(as_json: bool) -> None:
+    """Every dead letter and its reason."""
+    for letter in sorted(current().ledger.dead_letters(), key=lambda letter: letter.uri):
+        click.echo(json.dumps(asdict(letter), ensure_ascii=False) if as_json else f"{letter.uri}\n    {letter.reason}")
+
+
+@dead.command("show")
+@click.argument("path")
+def dead_show(path: str) -> None:
+    """One dead letter with everything known about it."""
+    from pipeline.status import uri_of
+
+    letter = current().ledger.dead_letter(uri_of(path))
+    if letter is None:
+        click.echo("no such dead letter", err=True)
+        sys.exit(1)
+    for name, value in asdict(letter).items():
+        click.echo(f"{name:10} {value}")
+
+
+@dead.command("retry")
+@click.argument("paths", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="All of them.")
+def dead_retry(paths: tuple[str, ...], every: bool) -> None:
+    """Try dead letters again, their attempts forgotten."""
+    from pipeline import operate
+
+    click.echo(f"{operate.retry(current(), paths, every=every)} documents handed over")
+
+
+@dead.command("drop")
+@click.argument("paths", nargs=-1, required=True)
+def dead_drop(paths: tuple[str, ...]) -> None:
+    """Take dead letters off the list; their documents are left alone until they change."""
+    from pipeline.status import uri_of
+
+    for path in paths:
+        current().ledger.drop(uri_of(path))

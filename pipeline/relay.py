@@ -184,8 +184,8 @@ class Relay:
         match item:
             case DropdexError():
                 raise item
-            case Overflow(root):
-                self._reconcile(prefix="" if root == source.root else root)
+            case Overflow(root):  # below the root a folder was moved away: its removals are meant, so no guard stops them
+                self._reconcile(prefix=root, allow_removals=root != source.root)
             case Delivery(events=()):  # the watch is armed: what came before it shows in the listing
                 self._reconcile(prefix=source.root)
                 item.ack()

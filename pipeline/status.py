@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from pipeline.context import Context
 from pipeline.index.choice import urgency
 from pipeline.index.manifest import Manifest
+from pipeline.index.snapshot import Snapshot
+from pipeline.sources.names import path_to_uri
 
 JOBS = ("rebuild", "cleanup", "statistics", "reconcile")
 
@@ -61,3 +65,36 @@ def index_figures(manifest: Manifest, exact_rows: int) -> dict[str, Any]:
 
 def _quantile(ascending: list[float], q: float) -> float:
     return ascending[min(len(ascending) - 1, int(len(ascending) * q))] if ascending else 0.0
+
+
+class Whereabouts(NamedTuple):
+    """Whether a document can be found, and a sentence about it."""
+
+    searchable: bool
+    sentence: str
+
+
+def uri_of(path: str) -> str:
+    """The uri of a path as a person types it; uris pass through."""
+    return path if path.startswith(("file://", "s3://")) else path_to_uri("file://", os.fsencode(os.path.realpath(path)))
+
+
+def whereabouts(context: Context, path: str) -> Whereabouts:
+    """Is this document searchable, since when, in which generation, or why not. Asks the index first: it is the truth."""
+    uri = uri_of(path)
+    found = context.home.current()
+    document = Snapshot.open(context.home, found[0]).document(uri) if found else None
+    noticed, settled = context.ledger.pending(uri)
+    letter = context.ledger.dead_letter(uri)
+    waiting = " A newer version waits to be looked at." if noticed else " A newer version waits to be published." if settled else ""
+    if document:
+        entry = context.ledger.entries([uri])[0]
+        since = f" since generation {entry.generation}" if entry and entry.generation else ""
+        looked = datetime.fromtimestamp(document.stamp / 1e6).astimezone().isoformat(timespec="seconds")
+        trouble = f" Its newest version is a dead letter: {letter.reason}." if letter else waiting
+        return Whereabouts(True, f"{uri} is searchable{since}, as it was at {looked}, in {document.rows} passages.{trouble}")
+    if letter:
+        return Whereabouts(False, f"{uri} is a dead letter: {letter.reason}. Try it again with: dropdex dead retry {path}")
+    if waiting:
+        return Whereabouts(False, f"{uri} is not searchable yet.{waiting}")
+    return Whereabouts(False, f"{uri} is unknown: no event and no listing told of it. Is it below a source? try: dropdex reconcile")

@@ -27,10 +27,12 @@ class Source(Protocol):
         """Raise ConfigurationError, with a hint, where the source cannot be used at all."""
         ...
 
-    def list(self) -> Iterator[Listed]:
-        """Every document, in ascending byte order of its uri.
+    def list(self, prefix: str = "") -> Iterator[Listed]:
+        """Every document below `prefix` (a uri that ends with a slash; "" is the root), in ascending byte order of its uri.
 
-        Raises Unavailable where the root is missing: a missing root is not an empty folder.
+        Raises Unavailable where the root is missing: a missing root is not an empty folder. A prefix under which there
+        is nothing is an empty listing. What cannot be listed raises at the latest at the end: an incomplete listing
+        never ends quietly.
         """
         ...
 

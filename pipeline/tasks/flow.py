@@ -19,8 +19,8 @@ from pipeline.model import Origin
 
 
 def _embed(batch: Sequence[str], origin: Origin, countdown: float) -> Signature[str]:
-    signature = app.signature("dropdex.embed", args=(list(batch), origin.value), immutable=True)
-    return signature.set(argsrepr=f"{len(batch)} documents, {origin.value}", countdown=countdown or None)
+    options = {"argsrepr": f"{len(batch)} documents, {origin.value}"} | ({"countdown": countdown} if countdown else {})
+    return app.signature("dropdex.embed", args=(list(batch), origin.value), immutable=True, options=options)
 
 
 def _build() -> Signature[str]:
