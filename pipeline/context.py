@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pipeline import settings as settings_module
 from pipeline.broker import broker_url
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, Unavailable
 from pipeline.ledger import Ledger
 from pipeline.model import Entry, State
 from pipeline.settings import Settings
@@ -70,9 +70,12 @@ class Context:
     def sources(self) -> tuple[Source, ...]:
         return tuple(_open_source(url, self.settings) for url in self.settings.sources)
 
-    def source_of(self, uri: str) -> Source | None:
-        """The source that the uri belongs to; None where its source is configured no longer."""
-        return next((source for source in self.sources if uri.startswith(source.root)), None)
+    def source_of(self, uri: str) -> Source:
+        """The source that the uri belongs to. Raises Unavailable: a worker that lacks the watcher's source removes nothing."""
+        for source in self.sources:
+            if uri.startswith(source.root):
+                return source
+        raise Unavailable(f"no source is configured here for {uri}", hint="give workers the watcher's DROPDEX_SOURCES")
 
     @cached_property
     def embedder(self) -> Embedder:

@@ -15,12 +15,14 @@ import json
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.resources import files
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+
+from redis.exceptions import RedisError
 
 from pipeline.model import DeadLetter, Entry, State
 
@@ -38,6 +40,9 @@ FRESHNESS_SAMPLES = 1000
 
 ALIVE_SECONDS = 10.0
 """How long after its last sign of life a process counts as up. Workers give one every two seconds."""
+
+SCRIPTS = ("notice", "begin", "renew", "release", "attempt", "unattempt", "settle", "published", "seed", "renotice", "forget", "sweep")
+"""What must be atomic, in pipeline/lua."""
 
 T = TypeVar("T")
 
@@ -103,6 +108,11 @@ def _chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
         yield chunk
 
 
+def _unread(entry: Entry) -> Entry:
+    """The same document, as if its content had never been seen. It stays known: the index may hold an older version of it."""
+    return entry.with_(version="", content_hash="", shard="")
+
+
 def _number(value: Any) -> int:
     return int(float(value)) if value is not None else 0
 
@@ -115,8 +125,7 @@ class Ledger:
         self.namespace = namespace
         folder = files("pipeline") / "lua"
         prelude = (folder / "prelude.lua").read_text()
-        names = ("notice", "begin", "renew", "release", "attempt", "settle", "published", "seed", "renotice")
-        self._scripts = {name: redis.register_script(prelude + (folder / f"{name}.lua").read_text()) for name in names}
+        self._scripts = {name: redis.register_script(prelude + (folder / f"{name}.lua").read_text()) for name in SCRIPTS}
 
     def _key(self, name: str) -> str:
         return f"{self.namespace}:{name}"
@@ -204,7 +213,8 @@ class Ledger:
 
         def renew() -> None:
             while not done.wait(CLAIM_SECONDS / 3):
-                self._call("renew", "stamp claims", [look.stamp, int(CLAIM_SECONDS * 1e6), *uris])
+                with suppress(RedisError):  # the claim lives long enough for another try
+                    self._call("renew", "stamp claims", [look.stamp, int(CLAIM_SECONDS * 1e6), *uris])
 
         keeper = Thread(target=renew, name="claims", daemon=True)
         keeper.start()
@@ -218,6 +228,11 @@ class Ledger:
     def attempt(self, versions: Sequence[tuple[str, str]]) -> list[int]:
         """Count one more attempt at each (uri, version), before the work, so that a crash counts too."""
         return list(self._call("attempt", "attempts", [part for pair in versions for part in pair])) if versions else []
+
+    def unattempt(self, versions: Sequence[tuple[str, str]]) -> None:
+        """Take attempts back that ended for a reason that is none of the documents' faults."""
+        if versions:
+            self._call("unattempt", "attempts", [part for pair in versions for part in pair])
 
     def attempts(self, versions: Sequence[tuple[str, str]]) -> list[int]:
         """How many attempts at each (uri, version) did not end."""
@@ -259,11 +274,9 @@ class Ledger:
 
     def renotice(self, epoch: str, entries: Sequence[Entry]) -> None:
         """Take a promise of reuse back that the build could not keep; the documents need a look again."""
-        self._call(
-            "renotice",
-            "epoch stamp noticed settled entries contents",
-            [epoch, *(p for e in entries for p in (e.uri, e.stamp, e.content_hash))],
-        )
+        for chunk in _chunks(entries):
+            args = [part for e in chunk for part in (e.uri, e.stamp, e.content_hash, _unread(e).to_json())]
+            self._call("renotice", "epoch stamp noticed settled entries contents", [epoch, *args])
 
     # Questions ----------------------------------------------------------------------------------------------------
 
@@ -283,6 +296,12 @@ class Ledger:
             if len(uris) < CHUNK:
                 return
             low = f"({uris[-1]}"
+
+    def unanswered(self, prefix: str) -> Iterator[str]:
+        """Documents below `prefix` with an event that no look has answered, whoever noticed it. In no order, perhaps twice."""
+        for uri, _ in self._redis.zscan_iter(self._key("noticed"), count=CHUNK):
+            if uri.startswith(prefix):
+                yield uri
 
     def pending(self, uri: str) -> tuple[int, int]:
         """Stamps of the newest unanswered event and of the unpublished look of one document; 0 where there is none."""
@@ -318,10 +337,9 @@ class Ledger:
 
     def forget(self, uri: str) -> None:
         """Forget a dead letter and its attempts, so that the next look tries again."""
-        pipe = self._redis.pipeline()
-        for name in ("dead", "attempts", "entries"):
-            pipe.hdel(self._key(name), uri)
-        pipe.execute()
+        (entry,) = self.entries([uri])
+        unread = (entry.stamp, _unread(entry).to_json()) if entry and entry.state is State.DEAD else ()
+        self._call("forget", "dead attempts entries", [uri, *unread])
 
     def drop(self, uri: str) -> None:
         """Take a dead letter off the list. Its entry goes on silencing the listing until the content changes."""
@@ -378,12 +396,12 @@ class Ledger:
 
         `removed_before` is a stamp; `dead_before` are seconds since the epoch. Returns how many of each went.
         """
-        contents, tombstones = self._key("contents"), []
+        contents, tombstones = self._key("contents"), list[Entry]()
         fresh = f"{contents}:new"
         self._redis.delete(fresh)
         for chunk in _chunks(self._redis.hscan_iter(self._key("entries"), count=CHUNK)):
             entries = [Entry.from_json(uri, text) for uri, text in chunk]
-            tombstones += [e.uri for e in entries if e.state is State.REMOVED and e.generation and e.stamp < removed_before]
+            tombstones += [e for e in entries if e.state is State.REMOVED and e.generation and e.stamp < removed_before]
             live = {e.content_hash: e.shard for e in entries if e.state is State.PRESENT and e.content_hash}
             if live:
                 self._redis.hset(fresh, mapping=cast("dict[Any, Any]", live))
@@ -391,7 +409,7 @@ class Ledger:
         if self._redis.exists(fresh):
             self._redis.rename(fresh, contents)
         for chunk in _chunks(tombstones):
-            self._redis.hdel(self._key("entries"), *chunk)
+            self._call("sweep", "entries", [part for entry in chunk for part in (entry.uri, entry.stamp)])
         expired = [letter.uri for letter in self.dead_letters() if letter.last_at < dead_before]
         for uri in expired:
             self.drop(uri)

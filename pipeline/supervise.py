@@ -1,4 +1,4 @@
-"""Programs that run together in one terminal: started in order, restarted when they die, stopped in the other order.
+"""Programs that run together in one terminal: started wave by wave, restarted when they die, stopped in the other order.
 
 Each has a session of its own, so that the terminal's Ctrl-C reaches the supervisor only, and an order to die with it.
 """
@@ -45,8 +45,9 @@ class Program:
 class Supervisor:
     """Keeps programs running. Not a daemon manager: a terminal's worth of processes, and no more."""
 
-    def __init__(self, programs: Sequence[Program], environment: Mapping[str, str], log_folder: Path) -> None:
-        self._programs = programs
+    def __init__(self, waves: Sequence[Sequence[Program]], environment: Mapping[str, str], log_folder: Path) -> None:
+        self._waves = waves
+        self._programs = [program for wave in waves for program in wave]
         self._environment = {**os.environ, **environment}
         self._logs = log_folder
 
@@ -81,30 +82,30 @@ class Supervisor:
         return next((line for line in reversed(lines) if line.strip()), "it said nothing")
 
     def stop(self) -> None:
-        """Stop every program in reverse order, each within its grace; whatever is left then is killed."""
-        for program in reversed(self._programs):
-            if program.process:
-                ended = self._ends(program.process, signal.SIGTERM, program.grace) or self._ends(
-                    program.process, signal.SIGQUIT, QUIT_SECONDS
-                )
-                if not ended:
-                    log.warning("did not stop in time, killing it", extra={"action": "kill", "program": program.name})
-                self._bury(program)
+        """Stop wave after wave, the last one first; what is not gone within its grace is asked again, then killed."""
+        for wave in reversed(self._waves):
+            running = [(program, program.process) for program in wave if program.process]
+            for _, process in running:
+                process.terminate()
+            for program, process in running:
+                if not self._ends(process, program.grace):
+                    process.send_signal(signal.SIGQUIT)
+                    if not self._ends(process, QUIT_SECONDS):
+                        log.warning("did not stop in time, killing it", extra={"action": "kill", "program": program.name})
+                self._bury(process)
 
     @staticmethod
-    def _ends(process: subprocess.Popen[bytes], signum: signal.Signals, seconds: float) -> bool:
-        if process.poll() is None:
-            process.send_signal(signum)
+    def _ends(process: subprocess.Popen[bytes], seconds: float) -> bool:
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             return False
         return True
 
-    def _bury(self, program: Program) -> None:
+    @staticmethod
+    def _bury(process: subprocess.Popen[bytes]) -> None:
         """End the program's whole session: a killed worker's children are in it."""
-        assert program.process
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(program.process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            program.process.wait(KILL_SECONDS)
+            process.wait(KILL_SECONDS)

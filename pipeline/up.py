@@ -95,20 +95,23 @@ def _absolute(url: str) -> str:
     return f"file:{Path(url.removeprefix('file:').removeprefix('//')).absolute()}" if url.startswith("file:") else url
 
 
-def programs(settings: Settings) -> list[Program]:
-    """In the order of their start. The watcher comes last, so that what it hands over finds somebody."""
+def programs(settings: Settings) -> list[list[Program]]:
+    """In waves, from the inside out: the watcher starts last and stops first, so that what it hands over finds somebody."""
 
     def ours(name: str, *arguments: str, grace: float = 10.0) -> Program:
         return Program(name, [sys.executable, "-m", "pipeline", "--with-parent", str(os.getpid()), *arguments], grace)
 
+    flower = [ours("flower", "flower", "--port", str(settings.flower_port))] if settings.flower_port else []
     embedding = [f"embedding-{number}" for number in range(1, settings.workers + 1)]
     return [
-        *([ours("flower", "flower", "--port", str(settings.flower_port))] if settings.flower_port else []),
-        ours("beat", "beat"),
-        ours("maintenance", "worker", "maintenance", "--name", "maintenance", grace=30.0),
-        ours("indexing", "worker", "indexing", "--name", "indexing", grace=30.0),
-        *(ours(name, "worker", "embedding", "--name", name, grace=30.0) for name in embedding),
-        ours("watch", "watch"),
+        [
+            *flower,
+            ours("beat", "beat"),
+            ours("maintenance", "worker", "maintenance", "--name", "maintenance", grace=30.0),
+            ours("indexing", "worker", "indexing", "--name", "indexing", grace=30.0),
+        ],
+        [ours(name, "worker", "embedding", "--name", name, grace=30.0) for name in embedding],
+        [ours("watch", "watch")],
     ]
 
 

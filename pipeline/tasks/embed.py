@@ -79,10 +79,9 @@ def read(context: Context, look: Look) -> Reading:
     reading = Reading()
 
     def one(claim: Claimed) -> Content | Unchanged | DropdexError | None:
-        source = context.source_of(claim.uri)
         known = claim.entry.version if claim.entry and claim.entry.state is not State.REMOVED else ""
         try:
-            return source.read(claim.uri, known) if source else None
+            return context.source_of(claim.uri).read(claim.uri, known)
         except (DocumentError, DocumentInMotion, Unavailable) as error:
             return error
 

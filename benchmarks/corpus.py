@@ -1,0 +1,36 @@
+"""Text to measure on: sentences of English words with the lengths asked for, the same for the same seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@cache
+def vocabulary() -> tuple[str, ...]:
+    """Words of real prose: the example documents and the licences and readmes of installed packages."""
+    texts = [path.read_text(errors="ignore") for path in sorted(EXAMPLES.glob("*.[tm]*"))]
+    texts += [str(files("sentence_transformers").joinpath("__init__.py").read_text())]
+    return tuple(word for word in " ".join(texts).split() if word.isalpha())
+
+
+def texts(number: int, words: int | tuple[int, int] = 100, *, seed: int = 1) -> Iterator[str]:
+    """`number` texts of `words` words, or of a length drawn between two bounds on a logarithmic scale."""
+    chance = random.Random(seed)
+    known = vocabulary()
+    for _ in range(number):
+        length = words if isinstance(words, int) else int(words[0] * (words[1] / words[0]) ** chance.random())
+        yield " ".join(chance.choice(known) for _ in range(length)) + "."
+
+
+def fill(folder: Path, number: int, words: int | tuple[int, int] = 100, *, seed: int = 1) -> None:
+    """Write one file per text, a thousand to a folder."""
+    for place, text in enumerate(texts(number, words, seed=seed)):
+        below = folder / f"{place // 1000:03}"
+        below.mkdir(parents=True, exist_ok=True)
+        (below / f"{place:06}.txt").write_text(text)

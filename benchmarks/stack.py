@@ -1,0 +1,104 @@
+"""A real `dropdex up` in a folder of its own, its memory watched, and a reader on its index."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event, Thread
+
+import psutil
+
+from pipeline import Reader
+
+STEP = 0.002
+"""Seconds between two looks for a change: far below what is measured."""
+
+
+class Stack:
+    """`dropdex up` over `folder / "inbox"`, and a reader that looks for new generations every 10 ms."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.folder, self.inbox = folder, folder / "inbox"
+        self.inbox.mkdir(exist_ok=True)
+        self._environment = {**os.environ, "DROPDEX_FLOWER_PORT": "0", **{f"DROPDEX_{k.upper()}": str(v) for k, v in settings.items()}}
+        self.peak_mb = 0.0
+        self._stop = Event()
+        self.started = time.perf_counter()
+        with (folder / "up.log").open("w") as out:
+            command = [sys.executable, "-m", "pipeline", "up"]
+            self._process = subprocess.Popen(command, cwd=folder, env=self._environment, stdout=out, stderr=out, start_new_session=True)
+        Thread(target=self._watch_memory, daemon=True).start()
+        self.reader = Reader.open(f"file:{folder / 'index'}", refresh_every=0.01)
+
+    def log(self) -> str:
+        return (self.folder / "up.log").read_text()
+
+    def _watch_memory(self) -> None:
+        """Proportional set size of all processes together: shared pages count once."""
+        while not self._stop.wait(0.5):
+            with contextlib.suppress(psutil.Error):
+                parent = psutil.Process(self._process.pid)
+                total = 0
+                for process in [parent, *parent.children(recursive=True)]:
+                    with contextlib.suppress(psutil.Error):
+                        total += process.memory_full_info().pss
+                self.peak_mb = max(self.peak_mb, total / 1e6)
+
+    def until(self, condition: Callable[[], object], seconds: float = 600.0, what: str = "the condition") -> float:
+        """Seconds until `condition` holds. Raises TimeoutError."""
+        begin = time.perf_counter()
+        while not condition():
+            if time.perf_counter() - begin > seconds or self._process.poll() is not None:
+                raise TimeoutError(f"{what} did not come about: {self.log()[-500:]}")
+            time.sleep(STEP)
+        return time.perf_counter() - begin
+
+    def until_ready(self) -> float:
+        """Seconds from the start until it says so."""
+        self.until(lambda: "ready after" in self.log(), what="ready")
+        return time.perf_counter() - self.started
+
+    def documents(self) -> int:
+        snapshot = self.reader.snapshot
+        return snapshot.manifest.live_documents if snapshot else 0
+
+    def content_of(self, path: Path) -> str:
+        """The content hash that the reader's generation has of a file; empty where it has none."""
+        snapshot = self.reader.snapshot
+        document = snapshot.document(f"file://{path.resolve()}") if snapshot else None
+        return document.content_hash if document else ""
+
+    def status(self) -> dict[str, object]:
+        import json
+
+        out = subprocess.run(
+            [sys.executable, "-m", "pipeline", "status", "--json"], cwd=self.folder, env=self._environment, capture_output=True, check=True
+        )
+        return dict(json.loads(out.stdout))
+
+    def stop(self) -> None:
+        self._stop.set()
+        self.reader.close()
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(60)
+
+
+@contextlib.contextmanager
+def stack(folder: Path | None = None, **settings: object) -> Iterator[Stack]:
+    """A running stack, stopped at the end; in a temporary folder unless one is given."""
+    place = folder or Path(tempfile.mkdtemp(prefix="dropdex-bench-"))
+    running = Stack(place, **settings)
+    try:
+        yield running
+    finally:
+        running.stop()
+        if folder is None:
+            shutil.rmtree(place, ignore_errors=True)
