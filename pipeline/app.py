@@ -21,16 +21,12 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from pipeline import logs
 from pipeline.broker import broker_url
-from pipeline.context import current
+from pipeline.context import QUEUES, current
 from pipeline.errors import Unavailable
 from pipeline.process import die_with_parent
 from pipeline.settings import Settings, load
 
-EMBEDDING, INDEXING, MAINTENANCE = "embedding", "indexing", "maintenance"
-QUEUES = (EMBEDDING, INDEXING, MAINTENANCE)
-"""In the order in which a worker that serves several takes from them. Redis ignores queue priorities and reads message
-priorities backwards, so the order of the queues is the priority."""
-
+EMBEDDING, INDEXING, MAINTENANCE = QUEUES
 VISIBILITY_SECONDS = 1800
 """Whatever runs or waits longer is delivered again, concurrently: above the longest backoff plus the task limit."""
 

@@ -6,11 +6,14 @@ A process that never embeds never loads a model, and one that never searches nev
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from redis.exceptions import RedisError
 
 from pipeline import settings as settings_module
 from pipeline.broker import broker_url
@@ -28,11 +31,16 @@ if TYPE_CHECKING:
     from pipeline.index.home import Home
     from pipeline.index.recipe import Recipe
     from pipeline.index.writer import Writer
+    from pipeline.metrics import Meter
     from pipeline.sinks import Sink
     from pipeline.sources import Source
     from pipeline.text import Extractor, Splitter
 
 log = logging.getLogger(__name__)
+
+QUEUES = ("embedding", "indexing", "maintenance")
+"""In the order in which a worker that serves several takes from them. Redis ignores queue priorities and reads message
+priorities backwards, so the order of the queues is the priority."""
 
 
 class Context:
@@ -63,6 +71,26 @@ class Context:
     @cached_property
     def ledger(self) -> Ledger:
         return Ledger(self.redis, f"{self.settings.namespace}:{self.recipe.digest}")
+
+    @cached_property
+    def meter(self) -> Meter:
+        """What this process has to tell Prometheus."""
+        from pipeline.metrics import Meter
+
+        return Meter()
+
+    @contextmanager
+    def metering(self) -> Iterator[None]:
+        """Whatever happens in the block, its figures are added to the totals. Without Redis they are lost, and nothing else is."""
+        try:
+            yield
+        finally:
+            with suppress(RedisError):
+                self.ledger.count(self.meter.take())
+
+    def queue_lengths(self) -> dict[str, int]:
+        """Messages that wait in each of Celery's queues."""
+        return {name: int(self.redis.llen(f"{self.settings.namespace}:celery:{name}")) for name in QUEUES}
 
     # Documents ----------------------------------------------------------------------------------------------------
 

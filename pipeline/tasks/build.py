@@ -44,9 +44,10 @@ def build() -> str:
     context = current()
     lease = Lease(context.redis, f"{context.ledger.namespace}:build", LEASE_SECONDS)
     if not lease.acquire_or_want():
+        context.ledger.count({"lease_waits|lease=build": 1})
         return "coalesced"
     try:
-        with lease.keep():
+        with lease.keep(), context.metering():
             while True:
                 published = publish_settled(context)
                 if lease.release_unless_wanted():
@@ -96,12 +97,16 @@ def held(writer: Writer) -> bool:
 
 def publish(context: Context, writer: Writer, epoch: str, entries: Sequence[Entry]) -> Manifest | None:
     """One generation with these outcomes; None where the index already is as they say."""
-    manifest, missing = commit(context, writer, list(changes_of(context, entries)))
+    with context.meter.stage("publish"):
+        manifest, missing = commit(context, writer, list(changes_of(context, entries)))
     current = manifest or (found[0] if (found := writer.home.current()) else None)
     done = [entry for entry in entries if entry.uri not in missing]
     context.ledger.published(epoch, current.generation if current else 0, done)
     now = time.time()
-    context.ledger.fresh([now - entry.noticed / 1e6 for entry in done if entry.noticed])
+    waits = [now - entry.noticed / 1e6 for entry in done if entry.noticed]
+    context.ledger.fresh(waits)
+    for wait in waits:
+        context.meter.observe("freshness_seconds", wait)
     if missing:
         broken = [entry for entry in entries if entry.uri in missing]
         log.warning("content to reuse is gone, looking again", extra={"action": "renotice", "documents": len(broken)})
@@ -131,6 +136,7 @@ def freshness(context: Context) -> dict[str, float]:
 
 def follow_up(context: Context, manifest: Manifest) -> None:
     """Tell the other sinks, each in a task of its own, and merge where that is due."""
+    context.meter.add("publications", reason=manifest.note.split()[0])
     for name in context.sinks:
         app.send_task("dropdex.publish", args=(name, manifest.generation), argsrepr=f"{name} generation {manifest.generation}")
     if plan(manifest.segments, context.settings.merge_factor):

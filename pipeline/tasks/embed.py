@@ -62,10 +62,12 @@ def embed(uris: list[str], origin: str) -> str:
     if origin == Origin.BACKFILL:
         look = look.without_times()
     if look.claimed:
-        with context.ledger.keeping(look):
+        with context.ledger.keeping(look), context.metering():
             started = time.monotonic()
-            reading = read(context, look)
+            with context.meter.stage("read"):
+                reading = read(context, look)
             work(context, look, reading)
+            context.meter.observe("batch_documents", len(look.claimed))
             _keep_rate(context, len(look.claimed), time.monotonic() - started)
         if reading.moving:
             flow.hand_over([reading.moving], Origin(origin), countdown=MOTION_SECONDS)
@@ -87,11 +89,11 @@ def read(context: Context, look: Look) -> Reading:
 
     with ThreadPoolExecutor(READERS) as pool:
         for claim, seen in zip(look.claimed, pool.map(one, look.claimed), strict=True):
-            _sort(look, reading, claim, seen)
+            _sort(context, look, reading, claim, seen)
     return reading
 
 
-def _sort(look: Look, reading: Reading, claim: Claimed, seen: Content | Unchanged | DropdexError | None) -> None:
+def _sort(context: Context, look: Look, reading: Reading, claim: Claimed, seen: Content | Unchanged | DropdexError | None) -> None:
     match seen:
         case None:
             reading.outcomes.append(Outcome(Entry(claim.uri, State.REMOVED, look.stamp, noticed=claim.noticed)))
@@ -105,7 +107,7 @@ def _sort(look: Look, reading: Reading, claim: Claimed, seen: Content | Unchange
         case Unavailable():
             reading.unavailable = seen
         case DocumentError():
-            reading.outcomes.append(dead(look, claim, seen.version, seen))
+            reading.outcomes.append(dead(context, look, claim, seen.version, seen))
 
 
 def work(context: Context, look: Look, reading: Reading) -> None:
@@ -117,7 +119,7 @@ def work(context: Context, look: Look, reading: Reading) -> None:
     for found, n in zip(reading.found, unfinished, strict=True):
         if n >= context.settings.max_attempts:
             error = DocumentError(f"the worker died {n} times while it worked on this document", hint="dropdex dead retry URI")
-            settle(context, look, [dead(look, found.claim, found.content.version, error, attempts=n)])
+            settle(context, look, [dead(context, look, found.claim, found.content.version, error, attempts=n)])
         elif n:
             settle(context, look, index(context, look, [found]))
 
@@ -126,7 +128,8 @@ def settle(context: Context, look: Look, outcomes: Sequence[Outcome]) -> None:
     """Write the outcomes down and count them. A ledger that lost its memory refuses them; the relay hands over again."""
     if outcomes and context.ledger.settle(look, outcomes):
         states = Counter("unchanged" if outcome.base is not None else outcome.entry.state.value for outcome in outcomes)
-        context.ledger.count(**{f"documents_{name}": number for name, number in states.items()})
+        for state, number in states.items():
+            context.meter.add("looks", number, outcome=state)
 
 
 def index(context: Context, look: Look, batch: Sequence[Found]) -> list[Outcome]:
@@ -137,12 +140,15 @@ def index(context: Context, look: Look, batch: Sequence[Found]) -> list[Outcome]
     new = {found.digest: found for found in batch if known[found.digest] is None and not _confirms(found)}
     context.ledger.attempt([(found.claim.uri, found.content.version) for found in new.values()])
     shard, lengths, errors = write_shard(context, f"{look.stamp}-{batch[0].digest[:8]}", list(new.values()))
-    return [
-        _outcome(
-            look, found, errors.get(found.digest), shard if found.digest in new else known[found.digest] or "", lengths.get(found.digest, 0)
-        )
-        for found in batch
-    ]
+    context.meter.add("reuses", len(batch) - len(new))
+    outcomes = []
+    for found in batch:
+        if error := errors.get(found.digest):
+            outcomes.append(dead(context, look, found.claim, found.content.version, error))
+        else:
+            holder = shard if found.digest in new else known[found.digest] or ""
+            outcomes.append(_outcome(look, found, holder, lengths.get(found.digest, 0)))
+    return outcomes
 
 
 def _confirms(found: Found) -> bool:
@@ -151,10 +157,8 @@ def _confirms(found: Found) -> bool:
     return entry is not None and entry.state is State.PRESENT and entry.content_hash == found.digest
 
 
-def _outcome(look: Look, found: Found, error: DocumentError | None, shard: str, passages: int) -> Outcome:
+def _outcome(look: Look, found: Found, shard: str, passages: int) -> Outcome:
     claim, content = found.claim, found.content
-    if error:
-        return dead(look, claim, content.version, error)
     entry = Entry(
         content.uri,
         State.PRESENT,
@@ -175,12 +179,13 @@ def _outcome(look: Look, found: Found, error: DocumentError | None, shard: str, 
     return Outcome(entry)
 
 
-def dead(look: Look, claim: Claimed, version: str, error: DocumentError, *, attempts: int = 1) -> Outcome:
-    """The outcome of a document that cannot be indexed as it is."""
+def dead(context: Context, look: Look, claim: Claimed, version: str, error: DocumentError, *, attempts: int = 1) -> Outcome:
+    """The outcome of a document that cannot be indexed as it is. Its trouble is as old as its first dead letter."""
     now = time.time()
+    earlier = context.ledger.dead_letter(claim.uri)
     entry = Entry(claim.uri, State.DEAD, look.stamp, version=version, noticed=claim.noticed)
     detail = "".join(traceback.format_exception(error))
-    letter = DeadLetter(claim.uri, version, str(error), attempts, first_at=now, last_at=now, detail=detail)
+    letter = DeadLetter(claim.uri, version, str(error), attempts, first_at=earlier.first_at if earlier else now, last_at=now, detail=detail)
     log.warning("document is dead", extra={"action": "dead_letter", "uri": claim.uri, "reason": str(error)})
     return Outcome(entry, letter=letter)
 
@@ -190,14 +195,17 @@ def write_shard(context: Context, name: str, batch: Sequence[Found]) -> tuple[st
 
     Returns the shard's blob name ("" where nothing was embedded), passages per content hash, and errors per content hash.
     """
-    texts = extract(context, batch)
+    with context.meter.stage("extract"):
+        texts = extract(context, batch)
     errors = {digest: text for digest, text in texts.items() if isinstance(text, DocumentError)}
     good = {digest: text for digest, text in texts.items() if isinstance(text, str)}
     if not good:
         return "", {}, errors
-    pieces = dict(zip(good, context.splitter.split_many(list(good.values())), strict=True))
+    with context.meter.stage("split"):
+        pieces = dict(zip(good, context.splitter.split_many(list(good.values())), strict=True))
     flat = [piece for document in pieces.values() for piece in document]
-    vectors = context.embedder.embed([piece.passage.text for piece in flat], [piece.tokens for piece in flat])
+    with context.meter.stage("embed"):
+        vectors = context.embedder.embed([piece.passage.text for piece in flat], [piece.tokens for piece in flat])
     documents, row = [], 0
     for digest, document in pieces.items():
         passages = tuple(piece.passage for piece in document)
@@ -205,7 +213,7 @@ def write_shard(context: Context, name: str, batch: Sequence[Found]) -> tuple[st
         row += len(passages)
     blob = f"shards/{context.recipe.digest}/{name}"
     context.blobs.put(blob, encode(documents), durable=False)  # lost with the power, it is embedded again
-    context.ledger.count(embedded=row)
+    context.meter.add("embeddings", row)
     return blob, {digest: len(document) for digest, document in pieces.items()}, errors
 
 

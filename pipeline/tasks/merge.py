@@ -46,7 +46,7 @@ def _merge_all(context: Context, next_plan: Callable[[Writer], MergePlan | None]
     if not lease.acquire():
         return  # whoever holds it merges until nothing is due
     try:
-        with lease.keep():
+        with lease.keep(), context.metering():
             writer = context.building()
             while (plan := next_plan(writer)) and not held(writer):
                 try:
