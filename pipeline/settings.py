@@ -102,8 +102,11 @@ class Settings(BaseSettings):
     dead_letter_days: float = Field(30.0, gt=0, description="Days a dead letter is kept")
 
     # Flower and logs ---------------------------------------------------------------------------------------------
-    flower_port: int = Field(5555, ge=0, le=65_535, description="Port of Flower on the loopback interface; 0 starts none")
+    flower_port: int = Field(5555, ge=0, le=65_535, description="Port of Flower; 0 starts none")
+    flower_address: str = Field("127.0.0.1", description="Address that Flower binds; any but the loopback asks for credentials")
+    flower_basic_auth: SecretStr = Field(SecretStr(""), description="Who may use Flower, as USER:PASSWORD, several separated by commas")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity that is logged")
+    log_format: Literal["text", "json"] = Field("text", description="One line of text per event, or one JSON object")
 
     @field_validator("sources", "mirrors", "ignore", mode="before")
     @classmethod
