@@ -347,8 +347,8 @@ class Ledger:
 
     # Figures ------------------------------------------------------------------------------------------------------
 
-    def count(self, **figures: float) -> None:
-        """Add to the running totals (documents by outcome, passages, seconds)."""
+    def count(self, figures: Mapping[str, float]) -> None:
+        """Add to the running totals, by the metrics' own names."""
         pipe = self._redis.pipeline(transaction=False)
         for name, value in figures.items():
             pipe.hincrbyfloat(self._key("totals"), name, value)
