@@ -1,10 +1,12 @@
 """One reconcile under way: listing × ledger → events, in a thread of its own behind a bounded queue.
 
-A long listing never stands before a live event, and a slow pipeline never makes the listing grow in memory.
+A long listing never stands before a live event, and a slow pipeline never makes the listing grow in memory. What a
+relay noticed and did not live to hand over is told first: if such a document is gone, no listing shows it.
 """
 
 from __future__ import annotations
 
+import logging
 import queue
 from collections.abc import Iterator, Sequence
 from threading import Event, Thread
@@ -13,9 +15,11 @@ from redis.exceptions import RedisError
 
 from pipeline.errors import DropdexError, Unavailable
 from pipeline.ledger import Ledger
-from pipeline.model import DocumentEvent
+from pipeline.model import DocumentEvent, Origin
 from pipeline.reconcile import reconcile
 from pipeline.sources import Source
+
+log = logging.getLogger(__name__)
 
 AHEAD = 10_000
 """Differences found ahead of their hand-over."""
@@ -32,7 +36,7 @@ class Backfill:
 
     def __init__(self, sources: Sequence[Source], ledger: Ledger, guard: float, *, prefix: str = "", allow_removals: bool = False) -> None:
         self._sources = [source for source in sources if prefix.startswith(source.root) or not prefix]
-        self._ledger, self._guard, self._prefix, self._allow = ledger, guard, prefix, allow_removals
+        self._ledger, self._guard, self.prefix, self._allow = ledger, guard, prefix, allow_removals
         self._queue: queue.Queue[DocumentEvent] = queue.Queue(maxsize=AHEAD)
         self._cancelled = Event()
         self.found = 0
@@ -43,16 +47,21 @@ class Backfill:
     def _run(self) -> None:
         try:
             for source in self._sources:
-                for event in differences(source, self._ledger, self._guard, prefix=self._prefix, allow_removals=self._allow):
+                for uri in self._ledger.unanswered(self.prefix or source.root):
+                    self._put(DocumentEvent(uri, Origin.BACKFILL))
+                for event in differences(source, self._ledger, self._guard, prefix=self.prefix, allow_removals=self._allow):
+                    self.found += 1
                     if not self._put(event):
                         return
         except DropdexError as error:
             self.error = error
         except RedisError as error:
             self.error = Unavailable(f"redis did not answer during a reconcile: {error}")
+        except Exception as error:  # a listing that broke must not pass for one that ended
+            log.exception("reconcile broke", extra={"action": "reconcile"})
+            self.error = Unavailable(f"a reconcile broke: {error!r}")
 
     def _put(self, event: DocumentEvent) -> bool:
-        self.found += 1
         while not self._cancelled.is_set():
             try:
                 self._queue.put(event, timeout=0.2)

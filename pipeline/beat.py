@@ -6,6 +6,7 @@ Celery's schedule file, which a kill -9 can leave unreadable and which another h
 
 from __future__ import annotations
 
+import socket
 from datetime import datetime
 from typing import Any, cast
 
@@ -27,8 +28,10 @@ class SingleScheduler(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         context = current()
         self._redis = context.redis
+        self._ledger = context.ledger
         self._ran = f"{context.settings.namespace}:beat:ran"
         self._lease = Lease(context.redis, f"{context.settings.namespace}:beat", LEASE_SECONDS)
+        self._taken_over = False
         super().__init__(*args, **kwargs)
 
     def setup_schedule(self) -> None:
@@ -38,13 +41,16 @@ class SingleScheduler(Scheduler):
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """Send what is due, if we hold the lease. Returns the seconds until the next look."""
         try:
+            self._ledger.show_life(f"beat@{socket.gethostname()}")  # whoever waits is well, too
             if not self._lease.renew():
+                self._taken_over = False
                 if not self._lease.acquire():
                     return WAIT_SECONDS
+            if not self._taken_over:
                 self._take_over()
             return min(super().tick(*args, **kwargs), WAIT_SECONDS)
         except RedisError:
-            self._heap = None  # it may lack the entry whose turn it was
+            self._taken_over = False  # what could not be written down was not sent, so it goes on being due
             return WAIT_SECONDS  # without Redis there is nobody to send a task to either
 
     def _take_over(self) -> None:
@@ -56,6 +62,7 @@ class SingleScheduler(Scheduler):
             else:  # its first period begins now, and goes on through restarts
                 self._redis.hset(self._ran, name, _moment(entry))
         self._heap = None  # Celery keeps a heap of due times, computed from what we have just changed
+        self._taken_over = True
 
     def reserve(self, entry: ScheduleEntry) -> Any:
         """Remember that the entry is sent, before it is: a crash in between costs a tick and never doubles one."""

@@ -18,6 +18,7 @@ import click
 
 from pipeline.context import current
 from pipeline.errors import DropdexError, Unavailable
+from pipeline.health import KINDS
 from pipeline.logs import configure
 from pipeline.settings import PREFIX, load, origins
 
@@ -78,7 +79,7 @@ def main(with_parent: int | None) -> None:
     if with_parent:
         from pipeline.process import die_with_parent
 
-        die_with_parent(with_parent)
+        die_with_parent(with_parent, signal.SIGKILL)  # the broker goes with it, so nothing could be finished in order
 
 
 # Running ----------------------------------------------------------------------------------------------------------
@@ -126,12 +127,23 @@ def beat() -> None:
 
 
 @main.command()
-@click.option("--port", type=int, help="Port on the loopback interface.")
-def flower(port: int | None) -> None:
+@click.option("--port", type=int, help="Port to listen on.")
+@click.option("--address", help="Address to bind. Any but the loopback needs credentials: DROPDEX_FLOWER_BASIC_AUTH.")
+def flower(port: int | None, address: str | None) -> None:
     """Run Flower, which shows workers and tasks."""
     from pipeline.workers import run_flower
 
-    run_flower(port)
+    run_flower(port, address)
+
+
+@main.command()
+@click.option("--port", default=9464, show_default=True, type=int, help="Port to listen on.")
+@click.option("--address", default="127.0.0.1", show_default=True, help="Address to bind.")
+def metrics(port: int, address: str) -> None:
+    """Serve Prometheus metrics of the whole pipeline."""
+    from pipeline.metrics import serve
+
+    serve(current(), port, address)
 
 
 # Doing ------------------------------------------------------------------------------------------------------------
@@ -181,6 +193,17 @@ def resume() -> None:
 
 
 @main.command()
+@click.argument("generation", type=int)
+@click.option("--remove", is_flag=True, help="Let it go again.")
+def pin(generation: int, remove: bool) -> None:
+    """Keep a GENERATION for rollback, however many follow it."""
+    from pipeline.index import upkeep
+
+    (upkeep.unpin if remove else upkeep.pin)(current().home, generation)
+    click.echo(f"generation {generation} is {'no longer ' if remove else ''}pinned")
+
+
+@main.command()
 @click.option("--keep", type=click.IntRange(min=1), help="Generations to keep.")
 def gc(keep: int | None) -> None:
     """Delete files that no kept generation needs."""
@@ -190,6 +213,26 @@ def gc(keep: int | None) -> None:
     for name in deleted:
         click.echo(name)
     click.echo(f"{len(deleted)} files deleted", err=True)
+
+
+@main.group()
+def aws() -> None:
+    """What the bucket needs."""
+
+
+@aws.command("provision")
+@click.argument("bucket")
+@click.argument("queue")
+@click.option("--index", default="", help="Bucket for the index home, if it is another one.")
+@click.option("--prefix", default="", help="Only keys below this prefix are told.")
+@click.option("--endpoint", default="", help="Endpoint of an emulator.")
+@click.option("--region", default="", help="Region to create them in.")
+def aws_provision(bucket: str, queue: str, index: str, prefix: str, endpoint: str, region: str) -> None:
+    """Create BUCKET, QUEUE, its dead-letter queue and the notifications, or bring them up to date."""
+    from pipeline.operate import provision
+
+    for name, value in asdict(provision(bucket, queue, index=index, prefix=prefix, endpoint=endpoint, region=region)).items():
+        click.echo(f"{name:16} {value}")
 
 
 # Asking -----------------------------------------------------------------------------------------------------------
@@ -272,6 +315,17 @@ def verify() -> None:
         click.echo(f"{found} problems", err=True)
         sys.exit(1)
     click.echo("the index is what its manifest says, and says what the sources do")
+
+
+@main.command()
+@click.argument("kind", type=click.Choice(KINDS))
+def health(kind: str) -> None:
+    """Whether the process of this KIND works on this host: exit code 0 or 1, for a container's health check."""
+    from pipeline.health import of
+
+    well, sentence = of(current(), kind)
+    click.echo(sentence)
+    sys.exit(0 if well else 1)
 
 
 @main.command()

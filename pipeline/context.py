@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.index.home import Home
     from pipeline.index.recipe import Recipe
     from pipeline.index.writer import Writer
-    from pipeline.metrics import Meter
+    from pipeline.meter import Meter
     from pipeline.sinks import Sink
     from pipeline.sources import Source
     from pipeline.text import Extractor, Splitter
@@ -75,7 +75,7 @@ class Context:
     @cached_property
     def meter(self) -> Meter:
         """What this process has to tell Prometheus."""
-        from pipeline.metrics import Meter
+        from pipeline.meter import Meter
 
         return Meter()
 
@@ -173,11 +173,22 @@ class Context:
         )
 
     def seed(self) -> str:
-        """The ledger's epoch; where it has none, it first learns what the published generation holds."""
-        epoch = self.ledger.epoch()
-        if epoch:
+        """The ledger's epoch; where it has none, or knows another index than the one we build, it first learns what that holds.
+
+        After a change of the recipe and back, a rollback to another recipe, or the loss of the home, it would take documents
+        for published that this index lacks. Generations only count up, so an index behind the ledger is another one.
+        """
+        epoch, known, reached = self.ledger.epoch(), self.ledger.noted("home"), int(self.ledger.noted("generation") or 0)
+        writer = self.building()
+        pointer, home = writer.home.pointer(), writer.home.pointer_name
+        if epoch and known == home and reached <= (pointer[0].generation if pointer else 0):
             return epoch
-        snapshot = self.building().snapshot()
+        if epoch:
+            log.warning("the ledger knows another index", extra={"action": "seed", "home": home, "reached": reached})
+            self.ledger.clear()
+        self.ledger.note("home", home)
+        self.ledger.note("generation", str(pointer[0].generation if pointer else 0))
+        snapshot = writer.snapshot()
         generation = snapshot.generation if snapshot else 0
         epoch = self.ledger.seed(_entry(document, generation) for document in (snapshot.documents() if snapshot else ()))
         log.info("ledger seeded", extra={"action": "seed", "generation": generation, "epoch": epoch})

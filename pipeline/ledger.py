@@ -146,6 +146,11 @@ class Ledger:
         self._redis.set(self._key("epoch"), uuid.uuid4().hex[:12], nx=True)
         return self.epoch()
 
+    def clear(self) -> None:
+        """Forget every document. Stamps go on rising, and figures are kept."""
+        names = ("epoch", "note:reconciled", "entries", "names", "noticed", "settled", "claims", "attempts", "contents", "dead")
+        self._redis.delete(*(self._key(name) for name in names))
+
     # Events -------------------------------------------------------------------------------------------------------
 
     def notice(self, epoch: str, uris: Sequence[str]) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from threading import Event
+from typing import TYPE_CHECKING
 
 from pipeline.backfill import differences
 from pipeline.context import Context
@@ -16,6 +17,9 @@ from pipeline.status import uri_of
 from pipeline.tasks import flow
 from pipeline.tasks.build import publish_settled
 from pipeline.tasks.merge import rebuild
+
+if TYPE_CHECKING:
+    from pipeline.sources.s3.provision import Provisioned
 
 
 def differences_of(context: Context, *, allow_removals: bool) -> Iterator[DocumentEvent]:
@@ -49,10 +53,11 @@ def build(context: Context, *, full: bool) -> str:
 
 
 def resume(context: Context) -> str:
-    """Let building go on, and publish what waited."""
+    """Let building go on from what is served. The ledger believes in what was rolled back, so it has to learn anew."""
     manifest = upkeep.resume(context.home)
     if manifest is None:
         return "building was not held"
+    context.ledger.clear()
     flow.request_build()
     return f"generation {manifest.generation}: building goes on"
 
@@ -76,3 +81,14 @@ def retry(context: Context, paths: Sequence[str], *, every: bool) -> int:
     size = context.settings.max_batch
     flow.hand_over([uris[start : start + size] for start in range(0, len(uris), size)], Origin.LIVE)
     return len(uris)
+
+
+def provision(bucket: str, queue: str, *, index: str, prefix: str, endpoint: str, region: str) -> Provisioned:
+    """Create what the bucket needs. Raises ConfigurationError or Unavailable."""
+    from pipeline.sources.s3 import aws
+    from pipeline.sources.s3.provision import provision as make
+
+    try:
+        return make(bucket, queue, index=index, prefix=prefix, endpoint=endpoint, region=region)
+    except aws.AwsError as error:
+        raise aws.fault(error, f"bucket {bucket} and queue {queue}") from error

@@ -11,7 +11,7 @@ PR_SET_PDEATHSIG = 1
 """From linux/prctl.h: the signal that the kernel sends us when the thread that started us ends."""
 
 
-def die_with_parent(parent: int, signum: signal.Signals = signal.SIGTERM) -> None:
+def die_with_parent(parent: int, signum: signal.Signals) -> None:
     """Ask the kernel for `signum` at the death of `parent`, and go at once if it is gone already. Linux only; else nothing."""
     if sys.platform != "linux":
         return

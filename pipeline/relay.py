@@ -8,6 +8,7 @@ waits for a batch and not for the backlog. A delivery is acknowledged when the l
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import socket
 import time
@@ -39,6 +40,9 @@ CLAIM_CHECK_SECONDS = 2.0
 
 NUDGE_SECONDS = 5.0
 """How long settled looks may wait, with nothing in flight, before a build is asked for again."""
+
+RELIST_SECONDS = 30.0
+"""How long after a listing that broke off, as its source or Redis was away, it is begun again."""
 
 LIVELY_SECONDS = 2.0
 """How long after a live event batches of backfill stay small."""
@@ -94,14 +98,16 @@ class Relay:
 
     def __init__(self, sources: Sequence[Source], ledger: Ledger, flow: Flow, seed: Callable[[], str], settings: Settings) -> None:
         self._sources, self._ledger, self._flow, self._seed, self._settings = sources, ledger, flow, seed, settings
-        self._inbox: queue.Queue[Heard] = queue.Queue(maxsize=1000)
+        self._inbox: queue.Queue[Heard] = queue.Queue(maxsize=100)
         self._heard: deque[Heard] = deque()
         self._live: dict[str, Pending] = {}
         self._open: dict[str, Pending] = {}
         self._batches: list[Batch] = []
         self._backfills: deque[Backfill] = deque()
+        self._unlisted = {source.root for source in sources}
         self._epoch = ""
-        self._last_live = self._last_poll = self._last_claim_check = self._last_nudge = 0.0
+        self._last_live = self._last_poll = self._last_claim_check = 0.0
+        self._unbuilt_since = self._relist_at = math.inf
 
     # Life ---------------------------------------------------------------------------------------------------------
 
@@ -146,14 +152,20 @@ class Relay:
             except DropdexError as error:
                 self._inbox.put((source, error))
                 return
+            except Exception as error:  # a relay that no longer hears its source must not look as if all were well
+                log.exception("watch broke", extra={"action": "watch"})
+                self._inbox.put((source, DropdexError(f"watching {source.root} broke: {error!r}")))
+                return
 
     def _leave(self) -> None:
         """Give back what is not done, so that the source delivers it again at once."""
         for backfill in self._backfills:
             backfill.cancel()
         receipts = {receipt for pending in (*self._live.values(), *self._open.values()) for receipt in pending.receipts}
-        for receipt in receipts:
-            receipt.delivery.release()
+        self._hear()
+        unaccepted = [item for _, item in self._heard if isinstance(item, Delivery)]
+        for delivery in (*(receipt.delivery for receipt in receipts), *unaccepted):
+            delivery.release()
 
     # One turn -----------------------------------------------------------------------------------------------------
 
@@ -170,13 +182,20 @@ class Relay:
     def _listen(self) -> None:
         """Wait for what the watches hear. Beyond the window nothing is heard, and the source has to wait."""
         pause = 0.01 if self._backfills else self._poll_interval() if self._open else 0.25
-        if len(self._open) + len(self._live) >= self._settings.window:
+        room = self._settings.window - len(self._open) - len(self._live)
+        if room <= 0:
             time.sleep(pause)
-            return
+        else:
+            self._hear(room, pause)
+
+    def _hear(self, room: float = math.inf, pause: float | None = None) -> None:
+        """Take from the inbox until it is empty or about `room` events were taken; wait `pause` seconds for the first."""
         try:
-            self._heard.append(self._inbox.get(timeout=pause))
-            while True:
-                self._heard.append(self._inbox.get_nowait())
+            while room > 0:
+                item = self._inbox.get(block=pause is not None, timeout=pause)
+                self._heard.append(item)
+                room -= len(item[1].events) if isinstance(item[1], Delivery) else 0
+                pause = None
         except queue.Empty:
             return
 
@@ -203,12 +222,21 @@ class Relay:
 
     def _end_backfills(self) -> None:
         while self._backfills and self._backfills[0].done:
-            backfill = self._backfills.popleft()
+            backfill = self._backfills[0]
             if backfill.error:
                 log.error("reconcile stopped", extra={"action": "reconcile", "reason": str(backfill.error), "hint": backfill.error.hint})
+                if isinstance(backfill.error, Unavailable):
+                    self._relist_at = time.monotonic() + RELIST_SECONDS
             else:
-                self._ledger.note("reconciled", str(time.time()))
+                self._listed(backfill)
                 log.info("reconcile ended", extra={"action": "reconcile", "found": backfill.found})
+            self._backfills.popleft()
+
+    def _listed(self, backfill: Backfill) -> None:
+        """Leave word once every source was listed as a whole: until then nobody knows whether the index is complete."""
+        self._unlisted = {root for root in self._unlisted if backfill.prefix not in ("", root)}
+        if not self._unlisted:
+            self._ledger.note("reconciled", str(time.time()))
 
     # What became of it --------------------------------------------------------------------------------------------
 
@@ -222,15 +250,15 @@ class Relay:
         self._last_poll = now
         self._ledger.show_life(f"watch@{socket.gethostname()}")
         if self._epoch and self._ledger.epoch() != self._epoch:
-            log.warning("the ledger lost its memory, seeding it", extra={"action": "seed"})
-            self._epoch = ""
-            self._reconcile()
+            self._relearn()
         wish = self._ledger.take_note("reconcile")
-        if wish:
+        if wish or now >= self._relist_at:
+            self._relist_at = math.inf
             self._reconcile(allow_removals=wish == "allow-removals")
         standings = self._ledger.standings(self._epoch, {uri: pending.stamp for uri, pending in self._open.items()})
         for uri, standing in standings.items():
-            if standing is Standing.LOST:
+            taken_back = standing is Standing.NOTICED and self._open[uri].batch is None
+            if standing is Standing.LOST or taken_back:
                 self._again(uri)
             elif standing is not Standing.NOTICED:
                 self._looked(self._open[uri], uri)
@@ -267,10 +295,13 @@ class Relay:
                 overdue = batch is not None and now - batch.handed_at > UNCLAIMED_SECONDS
                 if claim is Claim.EXPIRED or (claim is Claim.NONE and overdue):
                     self._again(uri)
-        if Standing.SETTLED in standings.values() and not self._batches and now - self._last_nudge > NUDGE_SECONDS:
-            if self._last_nudge:
-                self._flow.request_build()
-            self._last_nudge = now
+        if self._batches or Standing.SETTLED not in standings.values():
+            self._unbuilt_since = math.inf
+        elif self._unbuilt_since == math.inf:
+            self._unbuilt_since = now
+        elif now - self._unbuilt_since > NUDGE_SECONDS:
+            self._flow.request_build()
+            self._unbuilt_since = now
 
     # Hand-over ----------------------------------------------------------------------------------------------------
 
@@ -305,15 +336,18 @@ class Relay:
 
     def _backfill_batches(self, now: float) -> list[list[Pending]]:
         room = self._settings.inflight_batches * self._settings.workers - len(self._batches)
-        if room <= 0 or not self._backfills or len(self._open) >= self._settings.window:
+        window = self._settings.window - len(self._open)
+        if room <= 0 or not self._backfills or window <= 0:
             return []
         lively = now - self._last_live < LIVELY_SECONDS
         seconds = self._settings.live_batch_seconds if lively else self._settings.backfill_batch_seconds
         size = batch_size(self._rate(), seconds, self._settings.max_batch)
         batches: list[list[Pending]] = []
         for backfill in list(self._backfills):
-            while room > len(batches) and (events := backfill.take(size, self._settings.max_batch_bytes)):
-                batches.append([Pending(event) for event in events if event.uri not in self._open and event.uri not in self._live])
+            while room > len(batches) and (events := backfill.take(min(size, window), self._settings.max_batch_bytes)):
+                window -= len(events)
+                new = {event.uri: Pending(event) for event in events if event.uri not in self._open and event.uri not in self._live}
+                batches.append(list(new.values()))
         return [batch for batch in batches if batch]
 
     def _rate(self) -> float:
@@ -321,11 +355,16 @@ class Relay:
         return float(self._ledger.noted("rate") or 0)
 
     def _notice(self, uris: list[str]) -> int:
-        stamp = self._ledger.notice(self._epoch, uris) if self._epoch else None
-        while stamp is None:
-            self._epoch = self._seed()
-            stamp = self._ledger.notice(self._epoch, uris)
+        while (stamp := self._ledger.notice(self._epoch, uris)) is None:
+            self._relearn()
         return stamp
+
+    def _relearn(self) -> None:
+        """Teach a ledger that lost its memory what is published, and list everything: only the sources know the rest."""
+        log.warning("the ledger lost its memory, seeding it", extra={"action": "seed"})
+        self._epoch = self._seed()
+        self._unlisted = {source.root for source in self._sources}
+        self._reconcile()
 
     def _open_batch(self, members: list[Pending], stamp: int, now: float) -> None:
         batch = Batch(now, {pending.event.uri for pending in members})

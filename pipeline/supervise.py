@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.errors import DropdexError
+from pipeline.errors import ConfigurationError, DropdexError
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +71,11 @@ class Supervisor:
             if code is None:
                 continue
             program.deaths.append(time.monotonic())
-            if code == 2 or (len(program.deaths) == FAST_DEATHS and program.deaths[-1] - program.deaths[0] < FAST_SECONDS):
-                words = self._last_words(program)
-                raise DropdexError(f"{program.name} cannot stay up: {words}", hint=f"read {self._logs / program.name}.log")
+            if code == ConfigurationError.exit_code or (
+                len(program.deaths) == FAST_DEATHS and program.deaths[-1] - program.deaths[0] < FAST_SECONDS
+            ):
+                fault = ConfigurationError if code == ConfigurationError.exit_code else DropdexError
+                raise fault(f"{program.name} cannot stay up: {self._last_words(program)}", hint=f"read {self._logs / program.name}.log")
             log.warning("died, starting it again", extra={"action": "restart", "program": program.name, "code": code})
             self._start(program)
 

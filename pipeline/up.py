@@ -147,13 +147,12 @@ class Progress:
     def show(self, figures: dict[str, Any]) -> None:
         rate = self._rate.of(figures["looked_total"], time.monotonic())
         line = (
-            f"{figures['documents']} documents · {figures['pending']} pending · {figures['dead']} dead · "
-            f"generation {figures['generation']} · {rate:.0f} documents/s"
+            f"{figures['documents']} documents · {figures['pending']} pending · {figures['dead']} dead · generation {figures['generation']}"
         )
         if self._terminal:
-            click.echo(f"\r\x1b[2K{line}", nl=False)
+            click.echo(f"\r\x1b[2K{line} · {rate:.0f} documents/s", nl=False)
         elif line != self._last:
-            click.echo(line)
+            click.echo(f"{line} · {rate:.0f} documents/s")
         self._last = line
 
     def say(self, line: str) -> None:

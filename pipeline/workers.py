@@ -9,9 +9,12 @@ maintenance   prefork, one child: a long merge never stands before a build
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
+from ipaddress import ip_address
 
 from pipeline.context import current
+from pipeline.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +62,31 @@ def run_beat() -> None:
     app.start(["beat", "--pidfile=", f"--loglevel={current().settings.log_level}"])
 
 
-def run_flower(port: int | None) -> None:
-    """Run Flower on the loopback interface; whoever wants it elsewhere puts a proxy with authentication before it."""
+def run_flower(port: int | None, address: str | None) -> None:
+    """Run Flower."""
+    settings = current().settings
+    options = flower_arguments(
+        settings.flower_port if port is None else port, address or settings.flower_address, settings.flower_basic_auth.get_secret_value()
+    )
     from pipeline.app import app
 
-    settings = current().settings
-    app.start(["flower", "--address=127.0.0.1", f"--port={settings.flower_port if port is None else port}"])
+    app.start(["flower", *options])
+
+
+def flower_arguments(port: int, address: str, credentials: str) -> list[str]:
+    """Flower's options. Whoever reaches it can stop workers, so off the loopback interface it must ask who they are."""
+    if credentials and not all(re.fullmatch(r"[^:]+:.+", one) for one in credentials.split(",")):
+        raise ConfigurationError("the credentials of Flower are not of the form USER:PASSWORD", hint="correct DROPDEX_FLOWER_BASIC_AUTH")
+    if not credentials and not _is_loopback(address):
+        raise ConfigurationError(
+            f"Flower would let everybody in who reaches {address or 'any address'}",
+            hint="set DROPDEX_FLOWER_BASIC_AUTH=USER:PASSWORD, or leave DROPDEX_FLOWER_ADDRESS at 127.0.0.1",
+        )
+    return [f"--address={address}", f"--port={port}", *([f"--basic-auth={credentials}"] if credentials else [])]
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"

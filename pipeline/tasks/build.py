@@ -28,7 +28,7 @@ from pipeline.tasks import flow
 
 log = logging.getLogger(__name__)
 
-LEASE_SECONDS = 30.0
+LEASE_SECONDS = 10.0
 """Renewed at a third of it; a builder that died is replaced after it."""
 
 CONFLICTS = 20
@@ -101,7 +101,10 @@ def publish(context: Context, writer: Writer, epoch: str, entries: Sequence[Entr
         manifest, missing = commit(context, writer, list(changes_of(context, entries)))
     current = manifest or (found[0] if (found := writer.home.current()) else None)
     done = [entry for entry in entries if entry.uri not in missing]
-    context.ledger.published(epoch, current.generation if current else 0, done)
+    if not context.ledger.published(epoch, current.generation if current else 0, done):
+        reteach(context, done)
+    elif manifest:
+        context.ledger.note("generation", str(manifest.generation))
     now = time.time()
     waits = [now - entry.noticed / 1e6 for entry in done if entry.noticed]
     context.ledger.fresh(waits)
@@ -111,17 +114,31 @@ def publish(context: Context, writer: Writer, epoch: str, entries: Sequence[Entr
         broken = [entry for entry in entries if entry.uri in missing]
         log.warning("content to reuse is gone, looking again", extra={"action": "renotice", "documents": len(broken)})
         context.ledger.renotice(epoch, broken)
-        flow.hand_over([[entry.uri for entry in broken]], Origin.BACKFILL)
+        look_again(context, broken)
     return manifest
+
+
+def reteach(context: Context, entries: Sequence[Entry]) -> None:
+    """The ledger lost its memory while these were published, and may have been taught what was published before them."""
+    log.warning("the ledger lost its memory during a build, looking again", extra={"action": "reteach", "documents": len(entries)})
+    epoch = context.seed()
+    context.ledger.seed(entry.with_(shard="") for entry in entries if entry.state is State.PRESENT)
+    if context.ledger.notice(epoch, [entry.uri for entry in entries]):
+        look_again(context, entries)
+
+
+def look_again(context: Context, entries: Sequence[Entry]) -> None:
+    uris, size = [entry.uri for entry in entries], context.settings.max_batch
+    flow.hand_over((uris[start : start + size] for start in range(0, len(uris), size)), Origin.BACKFILL)
 
 
 def commit(context: Context, writer: Writer, changes: Sequence[Change]) -> tuple[Manifest | None, frozenset[str]]:
     """Draft and swap until nobody was faster. Returns the manifest, if there was anything to publish, and what is missing."""
     for _ in range(CONFLICTS):
-        draft = writer.draft(changes, facts=freshness(context))
-        if draft is None:
-            return None, frozenset()
         try:
+            draft = writer.draft(changes, facts=freshness(context))
+            if draft is None:
+                return None, frozenset()
             return Swap(writer.home).publish(draft), frozenset(draft.missing)
         except Conflict:
             log.info("somebody published first, drafting again", extra={"action": "conflict"})
@@ -144,15 +161,18 @@ def follow_up(context: Context, manifest: Manifest) -> None:
 
 
 def promote(context: Context) -> None:
-    """Serve the index of a new recipe once it is complete: everything listed, nothing waiting."""
-    building = context.building().home
+    """Serve the index of a new recipe once it is complete (everything listed, nothing waiting) and nobody holds the old one."""
+    building, served = context.building().home, context.home.current()
     counts = context.ledger.counts()
     if (
         building.pointer_name != context.home.pointer_name
         and context.ledger.noted("reconciled")
         and not counts["noticed"] + counts["settled"]
+        and building.pointer()
+        and not (served and served[0].held)
     ):
         upkeep.promote(context.home, building)
+        context.ledger.note("home", context.home.pointer_name)
 
 
 def changes_of(context: Context, entries: Sequence[Entry]) -> Iterator[Change]:

@@ -11,10 +11,13 @@ import logging
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from redis.exceptions import RedisError
 
 from pipeline.app import RETRY, app
 from pipeline.context import Context, current
@@ -31,6 +34,9 @@ READERS = 8
 
 MOTION_SECONDS = 1.0
 """How long a document that moved under our eyes is left alone before the next look."""
+
+INFRASTRUCTURE = (DropdexError, RedisError, OSError)
+"""What is raised where no document is at fault: a document's own errors are returned and settled."""
 
 FADING = 0.8
 """Weight of the past in the measured rate, batch by batch."""
@@ -81,7 +87,8 @@ def read(context: Context, look: Look) -> Reading:
     reading = Reading()
 
     def one(claim: Claimed) -> Content | Unchanged | DropdexError | None:
-        known = claim.entry.version if claim.entry and claim.entry.state is not State.REMOVED else ""
+        # A dead document is read whole: what kept it dead may be gone without a new version (a restored archive, a new limit).
+        known = claim.entry.version if claim.entry and claim.entry.state is State.PRESENT else ""
         try:
             return context.source_of(claim.uri).read(claim.uri, known)
         except (DocumentError, DocumentInMotion, Unavailable) as error:
@@ -99,7 +106,7 @@ def _sort(context: Context, look: Look, reading: Reading, claim: Claimed, seen: 
             reading.outcomes.append(Outcome(Entry(claim.uri, State.REMOVED, look.stamp, noticed=claim.noticed)))
         case Unchanged():
             assert claim.entry is not None, "only a known version can be unchanged"
-            reading.outcomes.append(Outcome(claim.entry.with_(stamp=look.stamp), base=claim.entry.stamp))
+            reading.outcomes.append(Outcome(claim.entry.with_(stamp=look.stamp, noticed=claim.noticed), base=claim.entry.stamp))
         case Content():
             reading.found.append(Found(claim, seen, hashlib.sha256(seen.data).hexdigest()))
         case DocumentInMotion():
@@ -115,13 +122,13 @@ def work(context: Context, look: Look, reading: Reading) -> None:
     versions = [(found.claim.uri, found.content.version) for found in reading.found]
     unfinished = context.ledger.attempts(versions)
     together = [found for found, n in zip(reading.found, unfinished, strict=True) if n == 0]
-    settle(context, look, reading.outcomes + index(context, look, together))
+    settle(context, look, reading.outcomes + index_together(context, look, together))
     for found, n in zip(reading.found, unfinished, strict=True):
         if n >= context.settings.max_attempts:
             error = DocumentError(f"the worker died {n} times while it worked on this document", hint="dropdex dead retry URI")
             settle(context, look, [dead(context, look, found.claim, found.content.version, error, attempts=n)])
         elif n:
-            settle(context, look, index(context, look, [found]))
+            settle(context, look, [index_alone(context, look, found)])
 
 
 def settle(context: Context, look: Look, outcomes: Sequence[Outcome]) -> None:
@@ -132,14 +139,48 @@ def settle(context: Context, look: Look, outcomes: Sequence[Outcome]) -> None:
             context.meter.add("looks", number, outcome=state)
 
 
+def index_together(context: Context, look: Look, batch: Sequence[Found]) -> list[Outcome]:
+    """Index a batch, or its documents one by one where that fails: one of them is at fault, and its neighbours are not."""
+    try:
+        return index(context, look, batch)
+    except INFRASTRUCTURE:
+        raise
+    except Exception:
+        log.exception("batch failed, trying its documents one by one", extra={"action": "one_by_one", "documents": len(batch)})
+        return [index_alone(context, look, found) for found in batch]
+
+
+def index_alone(context: Context, look: Look, found: Found) -> Outcome:
+    """Index one document. Whatever it raises is its own fault, unless infrastructure is away."""
+    try:
+        return index(context, look, [found])[0]
+    except INFRASTRUCTURE:
+        raise
+    except Exception as error:
+        fault = DocumentError(f"the document cannot be indexed: {error!r}")
+        fault.__cause__ = error
+        return dead(context, look, found.claim, found.content.version, fault)
+
+
+@contextmanager
+def counted(context: Context, versions: Sequence[tuple[str, str]]) -> Iterator[None]:
+    """Count an attempt at each version before the work, so that a crash counts too. Infrastructure that is away does not."""
+    context.ledger.attempt(versions)
+    try:
+        yield
+    except INFRASTRUCTURE:
+        context.ledger.unattempt(versions)
+        raise
+
+
 def index(context: Context, look: Look, batch: Sequence[Found]) -> list[Outcome]:
     """Recognise what is known by its content, embed the rest with one call, and write it into one shard."""
     if not batch:
         return []
     known = dict(zip((found.digest for found in batch), context.ledger.shards_of([found.digest for found in batch]), strict=True))
     new = {found.digest: found for found in batch if known[found.digest] is None and not _confirms(found)}
-    context.ledger.attempt([(found.claim.uri, found.content.version) for found in new.values()])
-    shard, lengths, errors = write_shard(context, f"{look.stamp}-{batch[0].digest[:8]}", list(new.values()))
+    with counted(context, [(found.claim.uri, found.content.version) for found in new.values()]):
+        shard, lengths, errors = write_shard(context, f"{look.stamp}-{batch[0].digest[:8]}", list(new.values()))
     context.meter.add("reuses", len(batch) - len(new))
     outcomes = []
     for found in batch:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pipeline.app import RETRY, app
 from pipeline.context import Context, current
 from pipeline.errors import Conflict
+from pipeline.index import upkeep
 from pipeline.index.merge import MergePlan
 from pipeline.index.writer import Writer
 from pipeline.lease import Lease
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 60.0
 """Renewed at a third of it."""
+
+MERGES = 100
+"""Merges in a row after which the rest is left to the next task."""
 
 
 @app.task(name="dropdex.merge", **RETRY)
@@ -37,18 +41,23 @@ def rebuild(force: bool = False) -> None:
     context = current()
     last = float(context.ledger.noted("last:rebuild") or 0)
     if force or time.time() - last >= context.settings.rebuild_every * 0.9:
-        _merge_all(context, Writer.plan_rebuild)
+        _merge_all(context, Writer.plan_rebuild, most=1)  # builds go on meanwhile, so there is always something left to merge
+        s = context.settings
+        upkeep.gc(context.home, s.keep_generations, s.orphan_seconds, time.time(), in_use=context.ledger.shards_in_use())
         context.ledger.note("last:rebuild", str(time.time()))
 
 
-def _merge_all(context: Context, next_plan: Callable[[Writer], MergePlan | None]) -> None:
+def _merge_all(context: Context, next_plan: Callable[[Writer], MergePlan | None], *, most: int = MERGES) -> None:
     lease = Lease(context.redis, f"{context.ledger.namespace}:merge", LEASE_SECONDS)
     if not lease.acquire():
         return  # whoever holds it merges until nothing is due
     try:
         with lease.keep(), context.metering():
             writer = context.building()
-            while (plan := next_plan(writer)) and not held(writer):
+            for _ in range(most):
+                plan = None if held(writer) else next_plan(writer)
+                if plan is None:
+                    return
                 try:
                     manifest = writer.commit(plan, Swap(writer.home).publish)
                 except Conflict:

@@ -16,9 +16,14 @@ __all__ = ["Extractor", "Piece", "Splitter", "extractor_id", "splitter_id"]
 
 def extractor_id() -> str:
     """The extractor's part of the recipe: another value may read another text from the same bytes."""
-    return f"kreuzberg-{version('kreuzberg')}"
+    return f"kreuzberg-{_minor('kreuzberg')}"
 
 
 def splitter_id(max_tokens: int) -> str:
     """The splitter's part of the recipe: another value may cut the same text into other passages."""
-    return f"semantic-text-splitter-{version('semantic-text-splitter')}-{max_tokens}"
+    return f"semantic-text-splitter-{_minor('semantic-text-splitter')}-{max_tokens}"
+
+
+def _minor(distribution: str) -> str:
+    """Without the patch release, which mends and does not reword: it must not cause every document to be embedded again."""
+    return ".".join(version(distribution).split(".")[:2])

@@ -1,0 +1,49 @@
+# The verbs people say. Each sets up what it needs; the stamp in .venv lets the second run start at once, without a network.
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/complete
+PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+
+TORCH     := torch==2.13.0
+TORCH_CPU := https://download.pytorch.org/whl/cpu
+
+.PHONY: help setup demo test lint bench format clean
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /  make \1 — /p' Makefile
+
+setup: $(STAMP) ## make the virtual environment
+
+demo: setup ## drop documents into a folder, search them, watch the index follow
+	@$(BIN)/python -u -X utf8 demo/demo.py
+
+test: setup ## run the tests; ARGS="tests/unit -x" chooses
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## check style, types, the direction of imports, and the documentation
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python docs/check.py
+
+format: setup ## rewrite the sources in the project's style
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+bench: setup ## measure speed and freshness; ARGS="--help" says what there is
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## remove everything that was made here, the virtual environment included
+	rm -rf $(VENV) .localstack build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# torch comes first, so that its CPU build is taken where pip can reach one; without it pip warns and takes PyPI's.
+# Whatever stopped half way is finished by the next run: the stamp is the last thing made.
+$(STAMP): pyproject.toml constraints.txt
+	@python=$$(PYTHON="$(PYTHON)" sh .ci/find-python) && echo "setting up $(VENV) with $$python; this takes some minutes once" && \
+	{ $(BIN)/python -m pip --version >/dev/null 2>&1 || $$python -m venv --clear $(VENV); }
+	@$(PIP) --retries 0 --timeout 20 $(TORCH) --extra-index-url $(TORCH_CPU)
+	@$(PIP) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
