@@ -8,15 +8,24 @@ PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-i
 TORCH     := torch==2.13.0
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup demo test lint bench format clean
+.PHONY: help setup demo demo-s3 localstack faults test lint bench format clean
 
 help: ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## /  make \1 — /p' Makefile
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1 — /p' Makefile
 
 setup: $(STAMP) ## make the virtual environment
 
 demo: setup ## drop documents into a folder, search them, watch the index follow
 	@$(BIN)/python -u -X utf8 demo/demo.py
+
+demo-s3: setup ## the same with a bucket, on LocalStack
+	@$(BIN)/python -u -X utf8 demo/demo_s3.py
+
+localstack: setup ## start LocalStack on the loopback interface, without Docker
+	@localstack/run
+
+faults: setup ## run the fault suite; ARGS="--histories 50 --seed 1" chooses
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 test: setup ## run the tests; ARGS="tests/unit -x" chooses
 	@$(BIN)/python -m pytest $(ARGS)

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.context import current
+from pipeline.context import Context, current
 from pipeline.errors import DropdexError, Unavailable
 from pipeline.health import KINDS
 from pipeline.logs import configure
-from pipeline.settings import PREFIX, load, origins
+from pipeline.settings import PREFIX, load, load_for, origins
 
 if TYPE_CHECKING:
     from pipeline.index.snapshot import Hit
@@ -150,13 +150,14 @@ def metrics(port: int, address: str) -> None:
 
 
 @main.command()
+@click.argument("source", required=False)
 @click.option("--dry-run", is_flag=True, help="Print the differences and do nothing.")
 @click.option("--allow-removals", is_flag=True, help="Remove however many documents are gone from the source.")
-def reconcile(dry_run: bool, allow_removals: bool) -> None:
-    """List the sources and bring the index up to date with them."""
+def reconcile(source: str | None, dry_run: bool, allow_removals: bool) -> None:
+    """List SOURCE (or the configured ones) and bring the index up to date with it."""
     from pipeline import operate
 
-    context = current()
+    context = Context(load_for(source))
     if not dry_run:
         click.echo(operate.reconcile(context, _stop_on_signals(), allow_removals=allow_removals))
         return
@@ -306,11 +307,12 @@ def generations(as_json: bool) -> None:
 
 
 @main.command()
-def verify() -> None:
-    """Compare the index with its digests and with the sources, both ways."""
+@click.argument("source", required=False)
+def verify(source: str | None) -> None:
+    """Compare the index with its digests and with SOURCE (or the configured ones), both ways."""
     from pipeline.verify import problems
 
-    found = _echo_each(problems(current()))
+    found = _echo_each(problems(Context(load_for(source))))
     if found:
         click.echo(f"{found} problems", err=True)
         sys.exit(1)

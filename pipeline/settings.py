@@ -146,6 +146,13 @@ def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings
         raise ConfigurationError(str(error), hint="see the descriptions with: dropdex settings") from error
 
 
+def load_for(source: str | None, **overrides: Any) -> Settings:
+    """The environment's settings, with the source that a command line names (a folder or a URL) instead of the configured ones."""
+    if source:
+        overrides["sources"] = (source if source.startswith(("file:", "s3:")) else f"file:{source}",)
+    return load(**overrides)
+
+
 def origins(settings: Settings) -> dict[str, str]:
     """Where each value came from: `environment` or `default` (or `command line`, where it is neither)."""
     return {

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from pipeline.broker import EmbeddedBroker
 from pipeline.context import Context
 from pipeline.errors import DropdexError
-from pipeline.settings import PREFIX, Settings, load
+from pipeline.settings import PREFIX, Settings, load_for
 from pipeline.status import ledger_figures
 from pipeline.supervise import Program, Supervisor
 
@@ -43,7 +43,7 @@ def watch(stop: Event) -> None:
 
 def run(source: str | None, port: int | None, stop: Event) -> None:
     """Run everything until `stop` is set, or raise what keeps a program from staying up."""
-    settings = choose(source, port)
+    settings = load_for(source, **({} if port is None else {"flower_port": port}))
     context = Context(settings)
     prepare(context)
     folder = settings.embedded_broker
@@ -56,16 +56,6 @@ def run(source: str | None, port: int | None, stop: Event) -> None:
             click.echo("stopping")
             supervisor.stop()
     click.echo("stopped")
-
-
-def choose(source: str | None, port: int | None) -> Settings:
-    """The environment's settings, with what the command line says instead."""
-    chosen: dict[str, Any] = {}
-    if source:
-        chosen["sources"] = (source if source.startswith(("file:", "s3:")) else f"file:{source}",)
-    if port is not None:
-        chosen["flower_port"] = port
-    return load(**chosen)
 
 
 def prepare(context: Context) -> None:
