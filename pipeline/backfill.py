@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import time
 from collections.abc import Iterator, Sequence
 from threading import Event, Thread
 
@@ -39,6 +40,7 @@ class Backfill:
         self._ledger, self._guard, self.prefix, self._allow = ledger, guard, prefix, allow_removals
         self._queue: queue.Queue[DocumentEvent] = queue.Queue(maxsize=AHEAD)
         self._cancelled = Event()
+        self.began = time.monotonic()
         self.found = 0
         self.error: DropdexError | None = None
         self._thread = Thread(target=self._run, name="reconcile", daemon=True)

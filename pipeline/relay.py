@@ -81,6 +81,7 @@ class Pending:
     event: DocumentEvent
     receipts: list[Receipt] = field(default_factory=list)
     stamp: int = 0
+    noticed_at: float = 0.0
     batch: Batch | None = None
 
 
@@ -346,9 +347,13 @@ class Relay:
         for backfill in list(self._backfills):
             while room > len(batches) and (events := backfill.take(min(size, window), self._settings.max_batch_bytes)):
                 window -= len(events)
-                new = {event.uri: Pending(event) for event in events if event.uri not in self._open and event.uri not in self._live}
+                new = {event.uri: Pending(event) for event in events if not self._will_see(event.uri, backfill.began)}
                 batches.append(list(new.values()))
         return [batch for batch in batches if batch]
+
+    def _will_see(self, uri: str, moment: float) -> bool:
+        """Whether an event that waits already brings a look that begins after `moment`. An older one may be looking at the past."""
+        return uri in self._live or (uri in self._open and self._open[uri].noticed_at >= moment)
 
     def _rate(self) -> float:
         """Documents a second that one batch in flight gets through, as the workers measured it; 0 while nobody has."""
@@ -375,5 +380,5 @@ class Relay:
             if older:
                 self._looked(older, uri)
                 pending.receipts += older.receipts
-            pending.stamp, pending.batch = stamp, batch
+            pending.stamp, pending.noticed_at, pending.batch = stamp, now, batch
             self._open[uri] = pending

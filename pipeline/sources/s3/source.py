@@ -75,16 +75,20 @@ class S3Source:
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> S3Source:
-        """`s3://bucket/prefix?queue=NAME-or-URL`; `region=`, `endpoint=` and `suffix=.md,.txt` may follow."""
+        """`s3://bucket/prefix?queue=NAME-or-URL`; `region=`, `endpoint=`, `visibility=SECONDS` and `suffix=.md,.txt` may follow."""
         parts = urlsplit(url)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         example = "for example s3://bucket/prefix?queue=NAME"
         if parts.scheme != "s3" or not parts.netloc:
             raise ConfigurationError(f"{url} names no bucket", hint=example)
-        if unknown := set(query) - {"queue", "region", "endpoint", "suffix"}:
+        if unknown := set(query) - {"queue", "region", "endpoint", "suffix", "visibility"}:
             raise ConfigurationError(f"{url}: nobody knows {min(unknown)}=", hint=example)
         if suffix := query.pop("suffix", ""):
             options["suffixes"] = tuple(suffix.split(","))
+        if visibility := query.pop("visibility", ""):
+            if not visibility.isdecimal() or int(visibility) < 2:
+                raise ConfigurationError(f"{url}: visibility= is a number of seconds, 2 or more", hint=example)
+            options["visibility"] = int(visibility)
         queue = query.pop("queue", "") or None
         return cls(parts.netloc, parts.path.lstrip("/"), queue, **{**options, **query})
 
