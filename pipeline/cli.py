@@ -6,6 +6,8 @@ Exit codes: 0 done, 1 no (not found, not equal, failed), 2 the configuration is 
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import sys
 from collections.abc import Iterable
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 SNIPPET = 160
 """Characters of a passage that are shown for a hit."""
+
+_ORDERS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that a terminal obeys instead of showing them. A document may contain any."""
 
 
 class _Commands(click.Group):
@@ -76,6 +81,7 @@ def _stop_on_signals() -> Event:
 @click.option("--with-parent", type=int, hidden=True, help="Die with this process.")
 def main(with_parent: int | None) -> None:
     """Drop a file; a moment later every reader searches an index that contains it."""
+    os.umask(os.umask(0o077) | 0o027)  # logs and scratch files hold names and words of documents: nobody else's, whatever the login says
     if with_parent:
         from pipeline.process import die_with_parent
 
@@ -250,7 +256,7 @@ def search(text: str, k: int, prefix: str, media_type: str, as_json: bool) -> No
     from pipeline.index.reader import Reader
 
     context = current()
-    with Reader.open(context.blobs, embedder=context.embedder, refresh_every=0) as reader:
+    with Reader.open(context.blobs, refresh_every=0) as reader:
         hits = reader.search(text, k, prefix=prefix, media_type=media_type)
     for hit in hits:
         click.echo(json.dumps(asdict(hit), ensure_ascii=False) if as_json else _pretty(hit))
@@ -260,7 +266,7 @@ def search(text: str, k: int, prefix: str, media_type: str, as_json: bool) -> No
 
 
 def _pretty(hit: Hit) -> str:
-    words = " ".join(hit.text.split())
+    words = _ORDERS.sub("", " ".join(hit.text.split()))
     return f"{hit.score:.3f}  {hit.uri}:{hit.start}-{hit.end}\n       {words[:SNIPPET]}{'…' if len(words) > SNIPPET else ''}"
 
 

@@ -110,7 +110,7 @@ class Context:
         from pipeline.embedder import open_embedder
 
         s = self.settings
-        return open_embedder(s.model, token_budget=s.token_budget, threads=s.model_threads)
+        return open_embedder(s.model, backend=s.backend, precision=s.precision, token_budget=s.token_budget, threads=s.model_threads)
 
     @cached_property
     def splitter(self) -> Splitter:

@@ -41,8 +41,14 @@ FRESHNESS_SAMPLES = 1000
 ALIVE_SECONDS = 10.0
 """How long after its last sign of life a process counts as up. Workers give one every two seconds."""
 
+SILENT_SECONDS = 86_400.0
+"""How long the name of a process that shows no life is remembered."""
+
 SCRIPTS = ("notice", "begin", "renew", "release", "attempt", "unattempt", "settle", "published", "seed", "renotice", "forget", "sweep")
 """What must be atomic, in pipeline/lua."""
+
+GONE_SECONDS = 86_400.0
+"""After this a process that showed no life is forgotten: containers come and go under new names."""
 
 T = TypeVar("T")
 
@@ -378,9 +384,13 @@ class Ledger:
         self._redis.hset(self._key("alive"), name, str(time.time()))
 
     def alive(self) -> list[str]:
-        """The processes that showed life lately, by name."""
-        seen = cast("dict[str, str]", self._redis.hgetall(self._key("alive")))
-        return sorted(name for name, at in seen.items() if float(at) > time.time() - ALIVE_SECONDS)
+        """The processes that showed life lately, by name. Those that have been gone for long are forgotten."""
+        now = time.time()
+        seen = {name: now - float(at) for name, at in cast("dict[str, str]", self._redis.hgetall(self._key("alive"))).items()}
+        gone = [name for name, age in seen.items() if age > GONE_SECONDS]
+        if gone:
+            self._redis.hdel(self._key("alive"), *gone)
+        return sorted(name for name, age in seen.items() if age < ALIVE_SECONDS)
 
     def fresh(self, seconds: Sequence[float]) -> None:
         """Remember how long events took to become searchable, in seconds."""
@@ -418,8 +428,16 @@ class Ledger:
         expired = [letter.uri for letter in self.dead_letters() if letter.last_at < dead_before]
         for uri in expired:
             self.drop(uri)
+        self._forget_silent()
         after = int(self._redis.hlen(contents))
         return {"tombstones": len(tombstones), "contents": max(0, before - after), "dead": len(expired)}
+
+    def _forget_silent(self) -> None:
+        """Forget processes that were last seen a day ago: every container has a name of its own."""
+        seen = cast("dict[str, str]", self._redis.hgetall(self._key("alive")))
+        silent = [name for name, at in seen.items() if float(at) < time.time() - SILENT_SECONDS]
+        if silent:
+            self._redis.hdel(self._key("alive"), *silent)
 
     def shards_in_use(self) -> set[str]:
         """Shards that an unpublished look still needs."""

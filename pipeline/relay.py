@@ -107,6 +107,7 @@ class Relay:
         self._backfills: deque[Backfill] = deque()
         self._unlisted = {source.root for source in sources}
         self._epoch = ""
+        self._workers = settings.workers
         self._last_live = self._last_poll = self._last_claim_check = 0.0
         self._unbuilt_since = self._relist_at = math.inf
 
@@ -178,7 +179,7 @@ class Relay:
         now = time.monotonic()
         self._poll(now)
         self._end_backfills()
-        self._hand_over(now)
+        self._hand_over(time.monotonic())  # a reconcile may have begun since `now`, and what goes now is noticed after that
 
     def _listen(self) -> None:
         """Wait for what the watches hear. Beyond the window nothing is heard, and the source has to wait."""
@@ -290,6 +291,7 @@ class Relay:
         """Find messages that were lost and workers that died, and builds that never came."""
         if now - self._last_claim_check >= CLAIM_CHECK_SECONDS:
             self._last_claim_check = now
+            self._workers = max(self._settings.workers, sum(name.startswith("embedding") for name in self._ledger.alive()))
             late = [uri for b in self._batches if now - b.handed_at > CLAIM_CHECK_SECONDS for uri in b.unlooked if uri in self._open]
             for uri, claim in zip(late, self._ledger.claims(late), strict=True):
                 batch = self._open[uri].batch
@@ -328,7 +330,7 @@ class Relay:
         """Everything that waits, in as many batches as have room: one place more than backfill may take."""
         if self._live:
             self._last_live = now
-        room = (self._settings.inflight_batches + 1) * self._settings.workers - len(self._batches)
+        room = (self._settings.inflight_batches + 1) * self._workers - len(self._batches)
         size = batch_size(self._rate(), self._settings.live_batch_seconds, self._settings.max_batch) if self._live and room > 0 else 0
         batches: list[list[Pending]] = []
         while self._live and room > len(batches):
@@ -336,7 +338,7 @@ class Relay:
         return batches
 
     def _backfill_batches(self, now: float) -> list[list[Pending]]:
-        room = self._settings.inflight_batches * self._settings.workers - len(self._batches)
+        room = self._settings.inflight_batches * self._workers - len(self._batches)
         window = self._settings.window - len(self._open)
         if room <= 0 or not self._backfills or window <= 0:
             return []

@@ -59,14 +59,23 @@ class Settings(BaseSettings):
     # Embedding ---------------------------------------------------------------------------------------------------
     model: str = Field(
         "all-MiniLM-L6-v2",
-        description="sentence-transformers model: the packaged all-MiniLM-L6-v2, a path, a hub name, or hash:DIMENSION for tests",
+        description="sentence-transformers model: the packaged all-MiniLM-L6-v2, a path, a hub name, the static wordllama:256, "
+        "or hash:DIMENSION for tests",
+    )
+    backend: Literal["auto", "torch", "openvino"] = Field(
+        "auto", description="Library that computes the model; auto takes OpenVINO where it is installed, and torch on a GPU"
+    )
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        "auto",
+        description="Numbers the model computes in; auto takes the fastest on this processor that stays within a cosine of 0.999 of "
+        "fp32. Name it where machines with different processors share an index",
     )
     passage_tokens: int = Field(0, ge=0, description="Tokens per passage, special tokens included; 0 takes the model's own window")
     token_budget: int = Field(1024, gt=0, description="Tokens, padding included, per forward pass")
     model_threads: int = Field(0, ge=0, description="Threads of one embedding worker's model; 0 takes every core")
 
     # Relay -------------------------------------------------------------------------------------------------------
-    workers: int = Field(1, ge=1, description="Embedding workers that `up` starts, and that the relay keeps busy")
+    workers: int = Field(1, ge=1, description="Embedding workers that `up` starts; the relay keeps as many busy, and more where more show life")
     inflight_batches: int = Field(
         2, ge=1, description="Batches of backfill in flight per embedding worker; live events have one more place of their own"
     )

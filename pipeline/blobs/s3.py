@@ -53,9 +53,9 @@ _OPERATOR: Final = {
     "InvalidToken": "correct the AWS credentials",
     "ExpiredToken": "renew the AWS credentials",
     "RequestTimeTooSkewed": "set this machine's clock",
-    "PermanentRedirect": "set AWS_REGION to the bucket's region",
-    "AuthorizationHeaderMalformed": "set AWS_REGION to the bucket's region",
-    "IllegalLocationConstraintException": "set AWS_REGION to the bucket's region",
+    "PermanentRedirect": "set AWS_DEFAULT_REGION to the bucket's region",
+    "AuthorizationHeaderMalformed": "set AWS_DEFAULT_REGION to the bucket's region",
+    "IllegalLocationConstraintException": "set AWS_DEFAULT_REGION to the bucket's region",
 }
 _OPERATOR["403"] = _OPERATOR["Forbidden"] = _OPERATOR["AccessDenied"]  # a HEAD has no body, so no code of its own
 _CREDENTIALS: Final = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound, boto.TokenRetrievalError, boto.SSOError)

@@ -101,6 +101,7 @@ class Home:
         found = self.pointer()
         if found is None or found[0] != Pointer.to(manifest):
             self.blobs.put(manifest.name, manifest.to_bytes())
+            self.read(Pointer.to(manifest))  # what was written short must not become what is served
             self.blobs.put(self.pointer_name, Pointer.to(manifest).to_bytes(), replacing=draft.replaces or ABSENT)
         return manifest
 

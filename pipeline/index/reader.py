@@ -140,7 +140,7 @@ class Reader:
             raise ConfigurationError("the index does not say which model it was built with", hint="give the reader an embedder")
         with self._embedding:
             if recipe.digest not in self._embedders:
-                embedder = open_embedder(model)
+                embedder = open_embedder(model, backend=recipe.get("backend", "auto"), precision=recipe.get("precision", "auto"))
                 if revision and embedder.revision != revision:
                     raise ConfigurationError(
                         f"the index was built with revision {revision} of {model}, this machine has {embedder.revision}",

@@ -43,7 +43,7 @@ def recipe_for(settings: Settings) -> Recipe:
     from pipeline.embedder import open_embedder
     from pipeline.text import extractor_id, splitter_id
 
-    embedder = open_embedder(settings.model)
+    embedder = open_embedder(settings.model, backend=settings.backend, precision=settings.precision)
     return Recipe.of(
         {
             "extractor": extractor_id(),

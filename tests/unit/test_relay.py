@@ -289,7 +289,7 @@ class TestHandOver:
         # When a reconcile that begins later finds it
         stand.ledger.note("reconcile", "wanted")
         # Then it is looked at once more, as the look in flight may be looking at the past
-        wait_until(lambda: stand.flow.batches == [("live", ["a"]), ("backfill", ["a"])], "another hand-over")
+        wait_until(lambda: stand.flow.batches == [("live", ["a"]), ("backfill", ["a"])], lambda: str(stand.flow.batches), seconds=5)
 
 
 class TestAcknowledgement:

@@ -49,8 +49,8 @@ _HINTS = {
     "InvalidClientTokenId": _WHO,
     "UnrecognizedClientException": _WHO,
     "AuthFailure": _WHO,
-    "PermanentRedirect": "set AWS_REGION to the bucket's region",
-    "AuthorizationHeaderMalformed": "set AWS_REGION to the bucket's region",
+    "PermanentRedirect": "set AWS_DEFAULT_REGION to the bucket's region",
+    "AuthorizationHeaderMalformed": "set AWS_DEFAULT_REGION to the bucket's region",
     "InvalidAddress": "check the queue's URL",
     "InvalidBucketName": "check the bucket's name",
 }
@@ -59,8 +59,8 @@ _HINTS = {
 _LOCAL_HINTS: dict[type[Exception], str] = {
     NoCredentialsError: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or attach a role",
     PartialCredentialsError: "set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    NoRegionError: "set AWS_REGION",
-    InvalidRegionError: "check AWS_REGION",
+    NoRegionError: "set AWS_DEFAULT_REGION",
+    InvalidRegionError: "check AWS_DEFAULT_REGION",
     ProfileNotFound: "check AWS_PROFILE",
     ParamValidationError: "check the names of bucket and queue",
 }
