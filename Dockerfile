@@ -19,6 +19,11 @@ COPY README.md LICENSE ./
 COPY pipeline pipeline
 RUN pip install --no-deps .
 
+# Converted here, the model is there when a container starts, and torch is never loaded in one.
+RUN HOME=/tmp/home python -c "from pipeline.embedder import open_embedder; open_embedder('all-MiniLM-L6-v2', backend='openvino').warm()" \
+ && mkdir -p /opt/dropdex/share/dropdex && cp -r /tmp/home/.cache/dropdex/models /opt/dropdex/share/dropdex/models \
+ && chmod -R a+rX /opt/dropdex/share
+
 FROM ${PYTHON_IMAGE}
 RUN groupadd --gid 10001 dropdex \
  && useradd --uid 10001 --gid 10001 --home-dir /var/lib/dropdex --no-create-home --shell /usr/sbin/nologin dropdex \

@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     model_threads: int = Field(0, ge=0, description="Threads of one embedding worker's model; 0 takes every core")
 
     # Relay -------------------------------------------------------------------------------------------------------
-    workers: int = Field(1, ge=1, description="Embedding workers that `up` starts; the relay keeps as many busy, and more where more show life")
+    workers: int = Field(1, ge=1, description="Embedding workers that `up` starts; the relay keeps more busy where more show life")
     inflight_batches: int = Field(
         2, ge=1, description="Batches of backfill in flight per embedding worker; live events have one more place of their own"
     )

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 LEAST_COSINE: Final = {"fp32": 0.999, "bf16": 0.999, "int8": 0.97}
 """Between a vector and torch's in float32, over every text of the sample."""
 
+SHIPPED: Final = Path(sys.prefix) / "share" / "dropdex" / "models"
+"""Where an image brings conversions along, so that a container need not make them. Only read."""
+
 _FORMAT: Final = 1
 """Raised when a conversion of this module would come out otherwise."""
 
@@ -67,7 +70,9 @@ class Converted(NamedTuple):
 def converted(name: str, folder: Path, revision: str) -> Converted:
     """The conversion of a model, made now unless this machine has it. Raises ConfigurationError."""
     version = metadata.version("openvino").partition("-")[0]
-    place = _cache() / f"{revision}-openvino-{version}-{_FORMAT}"
+    name_of_place = f"{revision}-openvino-{version}-{_FORMAT}"
+    shipped = SHIPPED / name_of_place
+    place = shipped if shipped.exists() else _cache() / name_of_place
     if not place.exists():
         with _alone(place):
             if not place.exists():
