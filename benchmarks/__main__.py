@@ -11,6 +11,7 @@ BENCHMARKS = {
     "swaps": publication.swaps,
     "hash": ingest.hashed,
     "freshness": freshness.model,
+    "bucket": freshness.bucket,
     "ingest": ingest.model,
 }
 

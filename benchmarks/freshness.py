@@ -1,4 +1,4 @@
-"""From a change on disk to a reader that sees it, one at a time, over an index of 2,000 files and the real model."""
+"""From a change to a reader that sees it, one at a time, over an index of 2,000 documents and the real model."""
 
 from __future__ import annotations
 
@@ -62,3 +62,59 @@ def model() -> Iterator[Row]:
             yield Row("embedded at that restart", before - 2_000 - 2 * TRIES, "passages", "<= 0")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def bucket() -> Iterator[Row]:
+    """The same on LocalStack, index and all, with what LocalStack itself takes from a put to its message beside it."""
+    import boto3
+
+    from benchmarks.emulator import INDEX, QUEUE, localstack
+
+    with localstack() as (folder, bucket):
+        s3 = boto3.client("s3")
+        own = notification_times(bucket)
+        for number, text in enumerate(corpus.texts(2_000)):
+            s3.put_object(Bucket=bucket, Key=f"{number // 1000:03}/{number:06}.txt", Body=text.encode())
+        url = f"s3://{bucket}/?queue={QUEUE}"
+        with stack(folder, source=url, index=f"s3://{INDEX}/home") as running:
+            running.until_ready()
+            texts = list(corpus.texts(TRIES, seed=int(time.time())))
+            for name in ("upload", "delete"):
+                times = []
+                for number, text in enumerate(texts):
+                    key = f"dropped-{number}.txt"
+                    begin = time.perf_counter()
+                    if name == "upload":
+                        s3.put_object(Bucket=bucket, Key=key, Body=text.encode())
+                    else:
+                        s3.delete_object(Bucket=bucket, Key=key)
+                    running.until(lambda key=key, name=name: bool(running.content_of_uri(f"s3://{bucket}/{key}")) == (name == "upload"))
+                    times.append(time.perf_counter() - begin)
+                    time.sleep(random.random() * 0.4)
+                yield Row(f"{name} to found, 2,000 objects on LocalStack, p50", statistics.median(times), "s", "<= 0.60")
+                yield Row(f"{name} to found, 2,000 objects on LocalStack, p95", quantile(times, 0.95), "s", "<= 1.20")
+        yield Row("of that, LocalStack's own put to message, p50", statistics.median(own), "s")
+        yield Row("of that, LocalStack's own put to message, p95", quantile(own, 0.95), "s")
+
+
+def notification_times(bucket: str) -> list[float]:
+    """Seconds from a put until its message can be received, nobody else listening."""
+    import boto3
+
+    from benchmarks.emulator import QUEUE
+
+    s3, sqs = boto3.client("s3"), boto3.client("sqs")
+    url, times = sqs.get_queue_url(QueueName=QUEUE)["QueueUrl"], []
+    sqs.purge_queue(QueueUrl=url)
+    for number in range(TRIES):
+        begin = time.perf_counter()
+        s3.put_object(Bucket=bucket, Key=f"probe-{number}", Body=b"probe")
+        while not (found := sqs.receive_message(QueueUrl=url, WaitTimeSeconds=5).get("Messages")):
+            pass
+        times.append(time.perf_counter() - begin)
+        for message in found:
+            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+        s3.delete_object(Bucket=bucket, Key=f"probe-{number}")
+        for message in sqs.receive_message(QueueUrl=url, WaitTimeSeconds=5).get("Messages", []):
+            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+    return times

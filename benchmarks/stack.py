@@ -25,7 +25,7 @@ STEP = 0.002
 class Stack:
     """`dropdex up` over `folder / "inbox"`, and a reader that looks for new generations every 10 ms."""
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, *, source: str = "", **settings: object) -> None:
         self.folder, self.inbox = folder, folder / "inbox"
         self.inbox.mkdir(exist_ok=True)
         self._environment = {**os.environ, "DROPDEX_FLOWER_PORT": "0", **{f"DROPDEX_{k.upper()}": str(v) for k, v in settings.items()}}
@@ -33,10 +33,12 @@ class Stack:
         self._stop = Event()
         self.started = time.perf_counter()
         with (folder / "up.log").open("w") as out:
-            command = [sys.executable, "-m", "pipeline", "up"]
+            command = [sys.executable, "-m", "pipeline", "up", *([source] if source else [])]
             self._process = subprocess.Popen(command, cwd=folder, env=self._environment, stdout=out, stderr=out, start_new_session=True)
         Thread(target=self._watch_memory, daemon=True).start()
-        self.reader = Reader.open(f"file:{folder / 'index'}", refresh_every=0.01)
+        index = str(settings.get("index", f"file:{folder / 'index'}"))
+        every = 0.01 if index.startswith("file:") else 0.1  # a look costs a file system nothing and an emulator a request
+        self.reader = Reader.open(index, refresh_every=every, cache_dir=folder / "reader-cache")
 
     def log(self) -> str:
         return (self.folder / "up.log").read_text()
@@ -72,8 +74,11 @@ class Stack:
 
     def content_of(self, path: Path) -> str:
         """The content hash that the reader's generation has of a file; empty where it has none."""
+        return self.content_of_uri(f"file://{path.resolve()}")
+
+    def content_of_uri(self, uri: str) -> str:
         snapshot = self.reader.snapshot
-        document = snapshot.document(f"file://{path.resolve()}") if snapshot else None
+        document = snapshot.document(uri) if snapshot else None
         return document.content_hash if document else ""
 
     def status(self) -> dict[str, object]:
@@ -92,10 +97,10 @@ class Stack:
 
 
 @contextlib.contextmanager
-def stack(folder: Path | None = None, **settings: object) -> Iterator[Stack]:
+def stack(folder: Path | None = None, *, source: str = "", **settings: object) -> Iterator[Stack]:
     """A running stack, stopped at the end; in a temporary folder unless one is given."""
     place = folder or Path(tempfile.mkdtemp(prefix="dropdex-bench-"))
-    running = Stack(place, **settings)
+    running = Stack(place, source=source, **settings)
     try:
         yield running
     finally:

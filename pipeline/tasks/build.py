@@ -22,6 +22,7 @@ from pipeline.index.merge import plan
 from pipeline.index.shard import ShardDocument, decode
 from pipeline.index.writer import Writer
 from pipeline.lease import Lease
+from pipeline.ledger import Look, Outcome
 from pipeline.model import Entry, Origin, State
 from pipeline.sinks.swap import Swap
 from pipeline.tasks import flow
@@ -63,12 +64,13 @@ def publish_settled(context: Context) -> str:
     while True:
         epoch = context.seed()
         writer = context.building()
-        pace(context, writer)
+        served = writer.home.current()
+        pace(context, served[0] if served else None)
         entries = bounded(context.ledger.settled(context.settings.build_documents), MAX_PASSAGES)
         if not entries:
             promote(context)
             return word
-        if held(writer):
+        if served and served[0].held:
             return "held"
         manifest = publish(context, writer, epoch, entries)
         if manifest:
@@ -82,11 +84,11 @@ def bounded(entries: Sequence[Entry], passages: int) -> list[Entry]:
     return [entry for number, (entry, total) in enumerate(zip(entries, totals, strict=True)) if number == 0 or total <= passages]
 
 
-def pace(context: Context, writer: Writer) -> None:
+def pace(context: Context, served: Manifest | None) -> None:
     """Wait until the last publication is `build_interval` old: a trickle of events must not make a generation each."""
-    current = writer.home.current()
-    if current:
-        time.sleep(min(context.settings.build_interval, max(0.0, current[0].created_at + context.settings.build_interval - time.time())))
+    if served:
+        interval = context.settings.build_interval
+        time.sleep(min(interval, max(0.0, served.created_at + interval - time.time())))
 
 
 def held(writer: Writer) -> bool:
@@ -122,7 +124,9 @@ def reteach(context: Context, entries: Sequence[Entry]) -> None:
     """The ledger lost its memory while these were published, and may have been taught what was published before them."""
     log.warning("the ledger lost its memory during a build, looking again", extra={"action": "reteach", "documents": len(entries)})
     epoch = context.seed()
-    context.ledger.seed(entry.with_(shard="") for entry in entries if entry.state is State.PRESENT)
+    for entry in entries:  # a document that comes back as it was before would pass for unchanged
+        context.ledger.settle(Look(epoch, entry.stamp, ()), [Outcome(entry.with_(shard=""))])
+    context.ledger.seed(entry.with_(shard="") for entry in entries)  # stamps rise above these
     if context.ledger.notice(epoch, [entry.uri for entry in entries]):
         look_again(context, entries)
 
@@ -137,12 +141,25 @@ def commit(context: Context, writer: Writer, changes: Sequence[Change]) -> tuple
     for _ in range(CONFLICTS):
         try:
             draft = writer.draft(changes, facts=freshness(context))
+            if late := overtaken(context, changes):
+                changes = [change for change in changes if change.uri not in late]
+                continue
             if draft is None:
                 return None, frozenset()
             return Swap(writer.home).publish(draft), frozenset(draft.missing)
         except Conflict:
             log.info("somebody published first, drafting again", extra={"action": "conflict"})
     raise Unavailable(f"lost {CONFLICTS} races for CURRENT in a row", hint="who else publishes to this index?")
+
+
+def overtaken(context: Context, changes: Sequence[Change]) -> set[str]:
+    """Documents of which a younger look has settled since we read the ledger.
+
+    Another builder may have published it already: a removal leaves nothing in the index that an older change could be
+    compared with, so the document would come back. Asked after the draft has read CURRENT: what is published later, conflicts.
+    """
+    entries = context.ledger.entries([change.uri for change in changes])
+    return {change.uri for change, entry in zip(changes, entries, strict=True) if entry and entry.stamp > change.stamp}
 
 
 def freshness(context: Context) -> dict[str, float]:

@@ -176,5 +176,5 @@ def test_verifying_names_every_damaged_file(index: Index) -> None:
 def test_a_damaged_manifest_is_a_corrupt_index(index: Index, damage) -> None:
     damage(Path(index.store.root) / index.current().name)
     with pytest.raises(CorruptIndex):
-        index.home.current()
+        Home(index.store).current()  # whoever has read it before goes on with what it read
     assert len(verify_digests(index.home)) == 1

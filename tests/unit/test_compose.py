@@ -19,7 +19,7 @@ from pipeline.sources.s3 import provision
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
-TEMPLATES = sorted(ROOT.glob("deploy/**/*.yaml"))
+TEMPLATES = sorted([*ROOT.glob("deploy/aws/*.yaml"), *ROOT.glob("deploy/ecs/*.yaml")])
 OURS = {"watcher": "watch", **{kind: kind for kind in KINDS if kind != "watch"}}
 """Compose service → the kind of process in it."""
 
