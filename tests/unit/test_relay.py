@@ -425,7 +425,7 @@ class TestLostMemory:
     def test_even_if_a_hand_over_is_the_first_to_notice(
         self, start: Callable[..., Stand], source: ScriptedSource, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        stand = start()
+        stand = start(inflight_batches=10)  # as nobody polls, no batch is ever over
         stand.listed()
         monkeypatch.setattr(Relay, "_poll", lambda *_: None)
         source.list_only("quiet")
