@@ -25,6 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pipeline.errors import ConfigurationError, Unavailable
 
@@ -66,11 +67,32 @@ def broker_url(setting: str) -> BrokerUrls:
         path = socket_path(Path(setting.removeprefix("embedded:") or "."))
         return BrokerUrls(f"redis+socket://{path}", f"unix://{path}")
     if setting.startswith(("redis://", "rediss://")):
-        return BrokerUrls(setting, setting)
+        url = _checked(setting)
+        return BrokerUrls(url, url)
     raise ConfigurationError(
         "the broker setting is neither embedded:DIR nor a redis:// or rediss:// URL",
         hint="for example DROPDEX_BROKER=embedded:./.dropdex or DROPDEX_BROKER=redis://localhost:6379/0",
     )
+
+
+def _checked(url: str) -> str:
+    """The URL, with what Celery insists on for TLS: certificates are checked, unless the URL says otherwise.
+
+    Celery and redis-py spell that differently, and share one spelling only. An error never quotes the URL: there is a
+    password in it, and where the URL is malformed nobody knows where.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ConfigurationError(
+            "the broker URL cannot be read", hint="percent-encode what is not a letter or a digit in its password: / is %2F, : is %3A"
+        ) from None
+    if parts.scheme != "rediss":
+        return url
+    query = dict(parse_qsl(parts.query))
+    query["ssl_cert_reqs"] = query.get("ssl_cert_reqs", "required").lower().removeprefix("cert_")
+    return f"{url.partition('?')[0]}?{urlencode(query, safe='/')}"
 
 
 def socket_path(directory: Path) -> Path:

@@ -84,6 +84,12 @@ class Context:
         """Whatever happens in the block, its figures are added to the totals. Without Redis they are lost, and nothing else is."""
         try:
             yield
+        except Unavailable:
+            self.meter.add("errors", service="home")  # a source that is away is counted where it is read
+            raise
+        except RedisError:
+            self.meter.add("errors", service="redis")
+            raise
         finally:
             with suppress(RedisError):
                 self.ledger.count(self.meter.take())

@@ -44,17 +44,13 @@ class Exporter:
     def _gauges(self) -> Iterator[Metric]:
         from prometheus_client.core import GaugeMetricFamily
 
-        from pipeline.status import JOBS, figures
+        from pipeline.status import figures
 
         report = figures(self._context)
         for name, value in report.items():
             if isinstance(value, int | float) and not name.endswith(("_total", "_age")):
                 yield GaugeMetricFamily(f"dropdex_{name}", f"{name.replace('_', ' ')}, as dropdex status tells it", value=float(value))
-        jobs = GaugeMetricFamily("dropdex_job_age_seconds", "Seconds since a scheduled job last succeeded", labels=["job"])
-        for job in JOBS:
-            if f"{job}_age" in report:
-                jobs.add_metric([job], report[f"{job}_age"])
-        yield jobs
+        yield from self._jobs(report)
         queues = GaugeMetricFamily("dropdex_queue_messages", "Messages that wait in a queue", labels=["queue"])
         for queue, length in self._context.queue_lengths().items():
             queues.add_metric([queue], length)
@@ -63,6 +59,21 @@ class Exporter:
         for process in report["alive"]:
             alive.add_metric([process], 1)
         yield alive
+
+    def _jobs(self, report: Mapping[str, Any]) -> Iterator[Metric]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        from pipeline.status import periods
+
+        ages = GaugeMetricFamily("dropdex_job_age_seconds", "Seconds since a scheduled job last succeeded", labels=["job"])
+        every = GaugeMetricFamily("dropdex_job_period_seconds", "Seconds between two runs of a scheduled job", labels=["job"])
+        late = GaugeMetricFamily("dropdex_job_overdue", "1 where a scheduled job last succeeded too long ago", labels=["job"])
+        for job, period in periods(self._context.settings).items():
+            every.add_metric([job], period)
+            late.add_metric([job], job in report["overdue"])
+            if f"{job}_age" in report:
+                ages.add_metric([job], report[f"{job}_age"])
+        yield from (ages, every, late)
 
 
 def _histogram(

@@ -21,7 +21,7 @@ from typing import Protocol
 from redis.exceptions import RedisError
 
 from pipeline.backfill import Backfill
-from pipeline.errors import DropdexError, Unavailable
+from pipeline.errors import DropdexError, TooManyRemovals, Unavailable
 from pipeline.ledger import Claim, Ledger, Standing
 from pipeline.model import Delivery, DocumentEvent, Origin, Overflow
 from pipeline.settings import Settings
@@ -227,9 +227,13 @@ class Relay:
             backfill = self._backfills[0]
             if backfill.error:
                 log.error("reconcile stopped", extra={"action": "reconcile", "reason": str(backfill.error), "hint": backfill.error.hint})
+                self._ledger.note(
+                    "refused", f"{backfill.error}; {backfill.error.hint}" if isinstance(backfill.error, TooManyRemovals) else ""
+                )
                 if isinstance(backfill.error, Unavailable):
                     self._relist_at = time.monotonic() + RELIST_SECONDS
             else:
+                self._ledger.note("refused", "")
                 self._listed(backfill)
                 log.info("reconcile ended", extra={"action": "reconcile", "found": backfill.found})
             self._backfills.popleft()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -11,9 +12,15 @@ from pipeline.context import Context
 from pipeline.index.choice import urgency
 from pipeline.index.manifest import Manifest
 from pipeline.index.snapshot import Snapshot
+from pipeline.settings import Settings
 from pipeline.sources.names import path_to_uri
 
-JOBS = ("rebuild", "cleanup", "statistics", "reconcile")
+JOBS = {"rebuild": "last:rebuild", "cleanup": "last:cleanup", "statistics": "last:statistics", "reconcile": "reconciled"}
+"""Scheduled jobs, and the note that each leaves in the ledger when it succeeds. A reconcile has succeeded when every source
+was listed: the wish for one proves nothing."""
+
+OVERDUE_PERIODS = 2.0
+"""Periods after which a job that did not succeed is an alarm: one tick may be missed, and the next one catches it up."""
 
 
 def figures(context: Context) -> dict[str, Any]:
@@ -28,7 +35,7 @@ def ledger_figures(context: Context) -> dict[str, Any]:
     counts = ledger.counts()
     totals = ledger.totals()
     samples = ledger.freshness()
-    jobs = {f"{job}_age": round(now - float(last), 1) for job in JOBS if (last := ledger.noted(f"last:{job}"))}
+    ages = {job: round(now - float(last), 1) for job, note in JOBS.items() if (last := ledger.noted(note))}
     return {
         "documents": counts["documents"],
         "noticed": counts["noticed"],
@@ -41,8 +48,19 @@ def ledger_figures(context: Context) -> dict[str, Any]:
         "freshness_p50": _quantile(samples, 0.50),
         "freshness_p95": _quantile(samples, 0.95),
         "alive": ledger.alive(),
-        **jobs,
+        "overdue": overdue(ages, periods(context.settings)),
+        **{f"{job}_age": age for job, age in ages.items()},
     }
+
+
+def periods(settings: Settings) -> dict[str, float]:
+    """Seconds between two runs of each job."""
+    return {job: getattr(settings, f"{job}_every") for job in JOBS}
+
+
+def overdue(ages: Mapping[str, float], every: Mapping[str, float]) -> list[str]:
+    """Pure: jobs whose last success is too long ago. One that never succeeded yet has no age, and is none of them."""
+    return sorted(job for job, age in ages.items() if age > OVERDUE_PERIODS * every[job])
 
 
 def index_figures(manifest: Manifest, exact_rows: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import click
 from redis.exceptions import RedisError
 
-from pipeline.broker import EmbeddedBroker
+from pipeline.broker import EmbeddedBroker, broker_url
 from pipeline.context import Context
 from pipeline.errors import DropdexError
 from pipeline.settings import PREFIX, Settings, load_for
@@ -47,11 +47,11 @@ def run(source: str | None, port: int | None, stop: Event) -> None:
     context = Context(settings)
     prepare(context)
     folder = settings.embedded_broker
-    with EmbeddedBroker(folder) if folder else nullcontext():
+    with EmbeddedBroker(folder) if folder else nullcontext() as broker:
         supervisor = Supervisor(programs(settings), environment(settings), settings.state.absolute() / "logs")
         try:
             supervisor.start()
-            follow(context, supervisor, stop)
+            follow(context, supervisor, broker, stop)
         finally:
             click.echo("stopping")
             supervisor.stop()
@@ -63,8 +63,10 @@ def prepare(context: Context) -> None:
     settings = context.settings
     if settings.sources == Settings.model_fields["sources"].default:
         Path("inbox").mkdir(exist_ok=True)
+    broker_url(settings.broker.get_secret_value())
     for source in context.sources:
         source.check()
+    _ = context.recipe  # a model that cannot be loaded stops here
     context.home.current()  # a broken CURRENT stops here, with a hint
     context.blobs.put(f"probe/{os.getpid()}", b"", durable=False)  # so does an index that cannot be written
     context.blobs.delete(f"probe/{os.getpid()}")
@@ -105,20 +107,26 @@ def programs(settings: Settings) -> list[list[Program]]:
     ]
 
 
-def follow(context: Context, supervisor: Supervisor, stop: Event) -> None:
-    """Say when it is ready and how it goes, until `stop` is set."""
-    started, progress = time.time(), Progress()
+def follow(context: Context, supervisor: Supervisor, broker: EmbeddedBroker | None, stop: Event) -> None:
+    """Say when it is ready and how it goes, until `stop` is set; whatever dies is started again."""
+    started, progress, refused = time.time(), Progress(), ""
     while not stop.wait(PROGRESS_SECONDS):
         supervisor.check()
+        if broker and not broker.alive:
+            progress.say("the broker died, starting it again")
+            broker.start()
         try:
             figures = ledger_figures(context)
             found = context.home.pointer()
             figures["generation"] = found[0].generation if found else 0
             reconciled = float(context.ledger.noted("reconciled") or 0) > started
             warm = any(name.startswith("embedding") for name in figures["alive"])
+            before, refused = refused, context.ledger.noted("refused")
         except (RedisError, DropdexError) as error:
             progress.say(f"waiting: {error}")
             continue
+        if refused and refused != before:
+            progress.say(f"a listing was refused: {refused}")
         if not progress.ready and reconciled and warm and not figures["pending"]:
             progress.ready = True
             progress.say(f"ready after {time.time() - started:.1f} s: {figures['documents']} documents, generation {figures['generation']}")

@@ -20,6 +20,7 @@ from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore import exceptions as boto
 from botocore.config import Config
+from urllib3.exceptions import HTTPError
 
 from pipeline.blobs import ABSENT, Blob, BlobInfo
 from pipeline.blobs.cache import Cache
@@ -208,7 +209,7 @@ class S3Store:
     def _explained(self, action: str) -> Iterator[None]:
         try:
             yield
-        except (boto.ClientError, boto.BotoCoreError, Boto3Error) as error:
+        except (boto.ClientError, boto.BotoCoreError, Boto3Error, HTTPError) as error:  # the last where an answer ends too early
             cause = error.__context__ if isinstance(error, Boto3Error) and error.__context__ else error  # upload_file hides it
             message, hint = f"cannot {action} {self.url}: {cause}", _operators_step(cause)
             if hint:

@@ -35,6 +35,9 @@ READERS = 8
 MOTION_SECONDS = 1.0
 """How long a document that moved under our eyes is left alone before the next look."""
 
+UNTELLING = ("application/octet-stream", "image/", "audio/", "video/")
+"""Types of names that help nobody to read a content: a copy named so must not decide for the others of its batch."""
+
 INFRASTRUCTURE = (DropdexError, RedisError, OSError)
 """What is raised where no document is at fault: a document's own errors are returned and settled."""
 
@@ -112,6 +115,7 @@ def _sort(context: Context, look: Look, reading: Reading, claim: Claimed, seen: 
         case DocumentInMotion():
             reading.moving.append(claim.uri)
         case Unavailable():
+            context.meter.add("errors", service="source")
             reading.unavailable = seen
         case DocumentError():
             reading.outcomes.append(dead(context, look, claim, seen.version, seen))
@@ -124,7 +128,7 @@ def work(context: Context, look: Look, reading: Reading) -> None:
     together = [found for found, n in zip(reading.found, unfinished, strict=True) if n == 0]
     settle(context, look, reading.outcomes + index_together(context, look, together))
     for found, n in zip(reading.found, unfinished, strict=True):
-        if n >= context.settings.max_attempts:
+        if n >= max(2, context.settings.max_attempts):  # the first attempt may have been in the company of the culprit
             error = DocumentError(f"the worker died {n} times while it worked on this document", hint="dropdex dead retry URI")
             settle(context, look, [dead(context, look, found.claim, found.content.version, error, attempts=n)])
         elif n:
@@ -178,14 +182,16 @@ def index(context: Context, look: Look, batch: Sequence[Found]) -> list[Outcome]
     if not batch:
         return []
     known = dict(zip((found.digest for found in batch), context.ledger.shards_of([found.digest for found in batch]), strict=True))
-    new = {found.digest: found for found in batch if known[found.digest] is None and not _confirms(found)}
+    telling = sorted(batch, key=lambda found: not found.content.media_type.startswith(UNTELLING))  # the last copy of a content is read
+    new = {found.digest: found for found in telling if known[found.digest] is None and not _confirms(found)}
     with counted(context, [(found.claim.uri, found.content.version) for found in new.values()]):
         shard, lengths, errors = write_shard(context, f"{look.stamp}-{batch[0].digest[:8]}", list(new.values()))
     context.meter.add("reuses", len(batch) - len(new))
     outcomes = []
     for found in batch:
         if error := errors.get(found.digest):
-            outcomes.append(dead(context, look, found.claim, found.content.version, error))
+            attempts = context.settings.max_attempts if isinstance(error, ExtractorDied) else 1
+            outcomes.append(dead(context, look, found.claim, found.content.version, error, attempts=attempts))
         else:
             holder = shard if found.digest in new else known[found.digest] or ""
             outcomes.append(_outcome(look, found, holder, lengths.get(found.digest, 0)))

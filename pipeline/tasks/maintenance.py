@@ -43,6 +43,4 @@ def statistics() -> None:
 @app.task(name="dropdex.reconcile", **RETRY)
 def reconcile() -> None:
     """Ask the watchers for a listing. They own the events, so they list."""
-    ledger = current().ledger
-    ledger.note("reconcile", "wanted")
-    ledger.note("last:reconcile", str(time.time()))
+    current().ledger.note("reconcile", "wanted")

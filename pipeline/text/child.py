@@ -90,7 +90,8 @@ def _reason(media_type: str, message: str) -> str:
     if "password" in message.lower() or "encrypt" in message.lower():
         return "the document is encrypted"
     detail = " ".join(message.partition(": ")[2].split()) or message
-    return f"the document cannot be read as {media_type}: {detail[:_REASON_CHARS]}"
+    shown = "".join(letter if letter.isprintable() else "?" for letter in detail[:_REASON_CHARS])  # it may quote the document
+    return f"the document cannot be read as {media_type}: {shown}"
 
 
 if __name__ == "__main__":

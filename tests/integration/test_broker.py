@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -208,8 +209,25 @@ def test_a_folder_that_cannot_be_made_is_the_operators_fault(directory: Path) ->
 
 
 def test_other_urls_pass_through() -> None:
-    for url in ("redis://:secret@host:6379/3", "rediss://host:6380/0"):
+    for url in ("redis://:secret@host:6379/3", "rediss://host:6380/0?ssl_cert_reqs=none"):
         assert broker_url(url) == (url, url)
     with pytest.raises(ConfigurationError, match="neither") as caught:
         broker_url("amqp://user:secret@host")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("query", ["", "?ssl_cert_reqs=required", "?ssl_cert_reqs=CERT_REQUIRED"])
+def test_certificates_are_checked_in_the_one_spelling_that_all_clients_read(query: str) -> None:
+    assert broker_url(f"rediss://:s%2Fcret@host:6380/0{query}").redis == "rediss://:s%2Fcret@host:6380/0?ssl_cert_reqs=required"
+    kept = broker_url("rediss://host?ssl_ca_certs=/etc/ca.pem").celery
+    assert kept == "rediss://host?ssl_ca_certs=/etc/ca.pem&ssl_cert_reqs=required"
+
+
+@pytest.mark.parametrize("url", ["redis://:hunter2/x@host:6379/0", "redis://:hunter2@host:port/0", "rediss://[hunter2"])
+def test_a_url_that_cannot_be_read_is_not_quoted(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        broker_url(url)
+    shown = "".join(traceback.format_exception(caught.value)).replace(repr(url), "")
+    assert "hunter2" not in f"{caught.value} {caught.value.hint}"
+    assert caught.value.__suppress_context__
+    assert "Port could not" not in shown

@@ -20,6 +20,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ProfileNotFound,
 )
+from urllib3.exceptions import HTTPError
 
 from pipeline.errors import ConfigurationError, DropdexError, Unavailable
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
 
-AwsError = (ClientError, BotoCoreError)
-"""Everything that a call of a client raises."""
+AwsError = (ClientError, BotoCoreError, HTTPError)
+"""Everything that a call of a client raises; the last is urllib3's, which botocore lets through where an answer ends too early."""
 
 MAX_CONNECTIONS = 32
 """Per client, and clients are shared by threads: more than the reads and receivers that run at a time."""
