@@ -58,8 +58,9 @@ def configuration(settings: Settings) -> dict[str, Any]:
     url, _ = broker_url(settings.broker.get_secret_value())
     local = url.startswith("redis+socket:")  # a Unix socket has no keepalive, and redis-py refuses the option
     prefix = f"{settings.namespace}:celery:"
+    tasks = settings.task_broker.get_secret_value()
     return {
-        "broker_url": url,
+        "broker_url": tasks or url,
         "result_backend": url,
         "include": [f"pipeline.tasks.{name}" for name in ("embed", "build", "merge", "publish", "maintenance")],
         # JSON only: an unpickled message is remote code.
@@ -96,17 +97,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         # Connections: retried for ever, and no frozen server holds a publisher.
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        "broker_transport_options": {
-            "visibility_timeout": VISIBILITY_SECONDS,
-            "unacked_restore_interval": 10,
-            "unacked_restore_throttle": 1,
-            "queue_order_strategy": "priority",
-            "socket_timeout": 30,
-            "socket_connect_timeout": 5,
-            "health_check_interval": 25,
-            "global_keyprefix": prefix,
-            **({} if local else {"socket_keepalive": True}),
-        },
+        "broker_transport_options": {} if tasks else redis_transport(prefix, local),
         "redis_socket_timeout": 30,
         "redis_socket_keepalive": not local,
         "redis_backend_health_check_interval": 25,
@@ -124,6 +115,21 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "beat_cron_starting_deadline": 1800,
         "beat_scheduler": "pipeline.beat:SingleScheduler",
         "timezone": "UTC",
+    }
+
+
+def redis_transport(prefix: str, local: bool) -> dict[str, Any]:
+    """How kombu keeps a queue in Redis: what is not acknowledged comes back, and no frozen server holds a worker."""
+    return {
+        "visibility_timeout": VISIBILITY_SECONDS,
+        "unacked_restore_interval": 10,
+        "unacked_restore_throttle": 1,
+        "queue_order_strategy": "priority",
+        "socket_timeout": 30,
+        "socket_connect_timeout": 5,
+        "health_check_interval": 25,
+        "global_keyprefix": prefix,
+        **({} if local else {"socket_keepalive": True}),
     }
 
 

@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     # Where things are -------------------------------------------------------------------------------------------
     sources: Names = Field(("file:./inbox",), description="Comma-separated source URLs: file:PATH or s3://bucket/prefix?queue=NAME")
     broker: SecretStr = Field(SecretStr("embedded:./.dropdex"), description="Redis URL, or embedded:DIR to start a Valkey of our own there")
+    task_broker: SecretStr = Field(
+        SecretStr(""), description="Another broker for the tasks, such as amqp://USER:PASSWORD@HOST (RabbitMQ); empty takes the Redis above"
+    )
     index: str = Field("file:./index", description="Index home: file:PATH or s3://bucket/prefix")
     mirrors: Names = Field((), description="Comma-separated homes that receive a copy of every generation")
     state: Path = Field(Path(".dropdex"), description="Folder for what this host keeps: schedule, scratch files, cache, logs")
