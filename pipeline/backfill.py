@@ -90,9 +90,5 @@ class Backfill:
         """The listing has ended, for better or worse, and every difference was taken."""
         return not self._thread.is_alive() and self._queue.empty()
 
-    @property
-    def waiting(self) -> bool:
-        return not self._queue.empty()
-
     def cancel(self) -> None:
         self._cancelled.set()

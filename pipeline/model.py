@@ -35,11 +35,10 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Events that a source handed out together. `ack` once all are published, `extend` while that is not so."""
+    """Events that a source handed out together. `ack` once all are published; until then the source keeps them for us."""
 
     events: tuple[DocumentEvent, ...]
     ack: Callable[[], None] = field(default=_nothing, compare=False)
-    extend: Callable[[], None] = field(default=_nothing, compare=False)
     release: Callable[[], None] = field(default=_nothing, compare=False)
     """Give the delivery back unfinished, so that the source delivers it again at once (at shutdown)."""
 
