@@ -24,7 +24,7 @@ CODE = re.compile(r"^```\w*\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
 PATH = re.compile(r"(?<![\w/.-])(?:pipeline|tests|docs|demo|localstack|examples|benchmarks)/[\w./*-]*\w")
 COMMAND = re.compile(r"(?:^|[$;&|(]\s*|\w=\S+ )(?:\S*/)?dropdex ((?:[^\s#;&|)]+ ?)+)", re.MULTILINE)
 SETTING = re.compile(rf"\b{PREFIX}[A-Z_]+\b")
-TARGET = re.compile(r"(?:^|[$;&|]\s*)make ([a-z]+)", re.MULTILINE)
+TARGET = re.compile(r"(?:^|[$;&|]\s*)make ([a-z][a-z0-9-]*)", re.MULTILINE)
 
 
 def problems(page: Path) -> Iterator[str]:

@@ -39,10 +39,9 @@ HOOK = {
 
 
 @contextmanager
-def server(kind: str, folder: Path, **environment: str) -> Iterator[str]:
-    """An emulator on a free port, until the block ends. Its first start in a clean clone installs it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+def server(kind: str, folder: Path, *, port: int = 0, **environment: str) -> Iterator[str]:
+    """An emulator on this port or a free one. At the end of the block it is killed. Its first start in a clean clone installs it."""
+    port = port or free_port()
     with (folder / "log").open("wb") as log:
         command = [str(ROOT / "localstack" / "run"), kind]
         process = subprocess.Popen(
@@ -57,6 +56,11 @@ def server(kind: str, folder: Path, **environment: str) -> Iterator[str]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def answers(url: str, text: str = "") -> bool:

@@ -7,14 +7,16 @@ operations; what is killed in the middle of what is up to the machine.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 import signal
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
@@ -30,6 +32,8 @@ from pipeline.context import Context
 from pipeline.index.home import Home
 from pipeline.index.snapshot import Snapshot
 from pipeline.settings import load
+from pipeline.sources.s3.provision import MAX_RECEIVES
+from pipeline.verify import problems
 
 WATCHERS, EMBEDDERS = 2, 3
 KEYS = 150
@@ -111,20 +115,24 @@ class Cluster:
 
     def __init__(self, running: Programs) -> None:
         self._running = running
+        self._lives = itertools.count()
+        self._called: dict[str, str] = {}
         names = [f"watch-{n}" for n in range(WATCHERS)] + [f"embedding-{n}" for n in range(EMBEDDERS)] + ["indexing", "maintenance"]
         self.processes = {name: self._start(name) for name in names}
-        self.killed = 0
+        self.killed: set[str] = set()
+        """What the killed processes called themselves to AWS; no two had the same name."""
 
     def _start(self, name: str) -> Any:
         kind = name.partition("-")[0]
+        self._called[name] = self._running.environment["AWS_SDK_UA_APP_ID"] = f"{name}.{next(self._lives)}"
         return self._running.start(*(["watch"] if kind == "watch" else ["worker", kind, "--name", name]), name=name)
 
     def kill(self, name: str) -> None:
         """Kill a process with its children, and start it again as a supervisor would."""
         os.killpg(self.processes[name].pid, signal.SIGKILL)
         self.processes[name].wait()
+        self.killed.add(self._called[name])
         self.processes[name] = self._start(name)
-        self.killed += 1
 
     def stop(self) -> None:
         """Ask all of them to leave, the watchers first."""
@@ -135,11 +143,11 @@ class Cluster:
 
 
 @contextmanager
-def cluster(endpoint: str, bucket: Bucket, folder: Path) -> Iterator[tuple[Cluster, Context]]:
+def cluster(endpoint: str, bucket: Bucket, folder: Path, visibility: int = VISIBILITY) -> Iterator[tuple[Cluster, Context]]:
     """A running cluster on an S3 home, and a context that asks about it."""
     bucket.s3.create_bucket(Bucket=f"{bucket.name}-index")
     chosen = {
-        "sources": f"s3://{bucket.name}/?queue={bucket.queue}&visibility={VISIBILITY}",
+        "sources": f"s3://{bucket.name}/?queue={bucket.queue}&visibility={visibility}",
         "index": f"s3://{bucket.name}-index/home",
         "broker": f"embedded:{folder / 'broker'}",
         "state": str(folder / "state"),
@@ -186,20 +194,50 @@ def reconcile(history: History, context: Context) -> None:
     wait_until(lambda: history.bucket.waiting() == 0, "the queue to be empty", 60 + VISIBILITY)
 
 
+def dead_letters(history: History, receipts: Path) -> dict[str, list[str]]:
+    """Message in the dead-letter queue → who received it before it went there."""
+    receivers: dict[str, list[str]] = defaultdict(list)
+    for line in receipts.read_text().splitlines():
+        message, _, receiver = line.partition(" ")
+        receivers[message].append(receiver)
+    queue: Any = {"QueueUrl": history.bucket.dead_url, "MaxNumberOfMessages": 10}
+    found: dict[str, list[str]] = {}
+    while messages := history.bucket.sqs.receive_message(**queue).get("Messages"):
+        found.update({message["MessageId"]: receivers[message["MessageId"]] for message in messages})
+    return found
+
+
+def unexplained(dead: dict[str, list[str]], killed: set[str]) -> dict[str, list[str]]:
+    """Pure: messages that should not be dead letters. One may, after as many receivers as are allowed were all killed with it in hand."""
+    return {
+        message: by for message, by in dead.items() if len(by) != MAX_RECEIVES or len(set(by)) != MAX_RECEIVES or not killed.issuperset(by)
+    }
+
+
 def main(seed: int, operations: int) -> None:
     os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    with tempfile.TemporaryDirectory(prefix="dropdex-", dir="/tmp") as name, server("localstack", Path(name)) as endpoint:
-        os.environ["AWS_ENDPOINT_URL"] = endpoint
+    with tempfile.TemporaryDirectory(prefix="dropdex-", dir="/tmp") as name, ExitStack() as stack:
+        folder = Path(name)
+        receipts = folder / "receipts"
+        hook = {"START_HOOKS": str(Path(__file__).with_name("receipts.py")), "RECEIPTS": str(receipts)}
+        os.environ["AWS_ENDPOINT_URL"] = endpoint = stack.enter_context(server("localstack", folder, **hook))
         history = History(Bucket(endpoint, "localstack"), random.Random(seed))
-        with cluster(endpoint, history.bucket, Path(name)) as (made, context):
-            begin = time.monotonic()
-            thief = take(history, made, operations, kills=operations // 60)
-            reconcile(history, context)
-            embedded = int(context.ledger.totals().get("embeddings", 0))
-            print(f"seed {seed}: {operations} operations, {made.killed} kills, {thief.lost} events lost, {thief.doubled} doubled")
-            print(f"{len(history.content)} objects, index equal after {time.monotonic() - begin:.0f} s")
-            print(f"{embedded} embeddings of {len(history.written)} contents")
-            print(f"dead-letter queue: {len(history.bucket.dead())} messages")
+        made, context = stack.enter_context(cluster(endpoint, history.bucket, folder))
+        begin = time.monotonic()
+        thief = take(history, made, operations, kills=operations // 60)
+        reconcile(history, context)
+        embedded = int(context.ledger.totals().get("embeddings", 0))
+        print(f"seed {seed}: {operations} operations, {len(made.killed)} kills, {thief.lost} events lost, {thief.doubled} doubled")
+        print(f"{len(history.content)} objects, index equal after {time.monotonic() - begin:.0f} s")
+        print(f"{embedded} embeddings of {len(history.written)} contents")
+        dead = dead_letters(history, receipts)
+        print(f"dead-letter queue: {len(dead)} messages, each received {MAX_RECEIVES} times by a watcher that was killed with it")
+        assert not unexplained(dead, made.killed), unexplained(dead, made.killed)
+        made.stop()
+        assert list(problems(context)) == []
+        planted = history.bucket.put("planted.txt")
+        assert list(problems(context)) == [f"{planted} is in the source, but not in the index"]
+        print("verify: no problem, and the difference that was planted then is found")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,22 @@ def test_localstack_makes_the_buckets_and_the_queue_that_we_use(services: dict[s
     mounted = {mount["target"]: Path(mount["source"]) for mount in services["localstack"]["volumes"]}
     assert mounted["/opt/dropdex/provision.py"] == Path(provision.__file__)
     assert os.access(mounted["/etc/localstack/init/ready.d"] / "provision.sh", os.X_OK)
+
+
+def test_localstack_keeps_its_buckets_and_queues_in_a_volume(services: dict[str, dict[str, Any]]) -> None:
+    localstack = services["localstack"]
+    mounts = {mount["target"]: mount for mount in localstack["volumes"]}
+    (volume,) = [target for target, mount in mounts.items() if mount["type"] == "volume"]
+    assert localstack["environment"]["KEEP_STATE"].startswith(f"{volume}/")
+    assert not any(volume.startswith(entry.partition(":")[0]) for entry in localstack["tmpfs"])
+    assert (Path(mounts["/etc/localstack/init/start.d"]["source"]) / "keep.py").is_file()
+
+
+def test_the_tour_kills_every_service_that_up_starts(services: dict[str, dict[str, Any]]) -> None:
+    tour = runpy.run_path(str(ROOT / "tests" / "compose" / "tour.py"))
+    assert set(tour["SERVICES"]) == {name for name, service in services.items() if not service.get("profiles")}
+    localstack = services["localstack"]["environment"]
+    assert tour["QUEUES"] == (localstack["PROVISION_QUEUE"], f"{localstack['PROVISION_QUEUE']}-dead-letters")
 
 
 # The image --------------------------------------------------------------------------------------------------------
