@@ -49,6 +49,16 @@ def candidates(rows: int, exact_rows: int) -> tuple[Candidate, ...]:
     return (Candidate("ivf", probes, lists), Candidate("hnsw", GRAPH_BREADTHS))
 
 
+def shares(counts: Sequence[int], total: int) -> list[int]:
+    """`total` divided in proportion to `counts` (which are `total` or more together), nobody getting more than it counts."""
+    whole = sum(counts)
+    found = [count * total // whole for count in counts]
+    by_remainder = sorted(range(len(counts)), key=lambda place: counts[place] * total % whole, reverse=True)
+    for place in by_remainder[: total - sum(found)]:
+        found[place] += 1
+    return found
+
+
 def settled(measured: Sequence[Measured]) -> bool:
     """Whether one of them is so good that the remaining candidates need not be built."""
     return any(one.speedup >= WORTH for one in measured)

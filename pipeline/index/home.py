@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,8 @@ from pipeline.index.manifest import FileRef, Manifest, Pointer, SegmentRef, sha2
 
 CURRENT: Final = "CURRENT"
 MANIFESTS: Final = "manifests/"
+BUILD: Final = "build"
+"""What a generation's note says where it brought new outcomes in. Merges and operators move only what was there."""
 DAMAGED: Final = "dropdex verify tells what else is damaged; dropdex rollback serves an earlier generation"
 
 
@@ -31,7 +33,8 @@ class Home:
         self.blobs = blobs
         self.pointer_name = pointer
         self._verified: set[str] = set()
-        self._served: Manifest | None = None
+        self._served: tuple[str, Manifest] | None = None
+        """The last manifest that was read, and its digest, which takes longer to compute than all the rest of a poll."""
         self._lock = threading.Lock()
 
     # Generations --------------------------------------------------------------------------------------------------
@@ -54,19 +57,23 @@ class Home:
     def read(self, pointer: Pointer) -> Manifest:
         """The manifest that a pointer names. The last one is remembered: a build asks several times, and a bucket takes its time."""
         served = self._served
-        if served and served.digest == pointer.sha256:
-            return served
+        if served and served[0] == pointer.sha256:
+            return served[1]
         manifest = self._manifest(pointer.manifest)
         if manifest is None:
             raise CorruptIndex(f"{pointer.manifest} is missing from {self.blobs.url}", hint=DAMAGED)
         if manifest.digest != pointer.sha256 or manifest.generation != pointer.generation:
             raise CorruptIndex(f"{pointer.manifest} is not what {self.pointer_name} says", hint=DAMAGED)
-        self._served = manifest
+        self._served = (pointer.sha256, manifest)
         return manifest
 
     def generations(self, limit: int | None = None) -> list[Manifest]:
         """Published generations, newest first, as far back as they are kept."""
         return list(islice(self._history(), limit))
+
+    def built_since(self, generation: int) -> list[Manifest]:
+        """The published generations after `generation` that were built, newest first."""
+        return [m for m in takewhile(lambda m: m.generation > generation, self._history()) if m.note == BUILD]
 
     def load(self, generation: int) -> Manifest:
         """The manifest that was published as `generation`. Raises CorruptIndex where it is not kept.

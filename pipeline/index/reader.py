@@ -45,6 +45,8 @@ class Reader:
         self._embedders: dict[str, Embedder] = {}
         self._verify_bytes = verify_bytes
         self._snapshot: Snapshot | None = None
+        self._opened = ""
+        """Digest of the manifest that is open: a poll must not cost what it takes to compute that from the manifest."""
         self._refused = ""
         self._complaint = ""
         self._refreshing = threading.Lock()
@@ -65,8 +67,9 @@ class Reader:
         """Open the index at a URL (or in a store) and follow it.
 
         `refresh_every` seconds (0: only when `refresh` is called) default to 0.05 in a folder and 1 in a bucket.
-        `cache_dir` is where files of a bucket are kept. Files over `verify_bytes` are opened by size alone, and compared
-        with their digest by `dropdex verify`. Without an embedder, the one of the index's recipe is loaded at the first
+        `cache_dir` is where files of a bucket are kept; they are compared with their digests when they are copied. In a folder,
+        an opening compares `verify_bytes` of what is new, the smallest files first, and opens the rest by size alone;
+        `dropdex verify` reads everything. Without an embedder, the one of the index's recipe is loaded at the first
         query that is text. An index that does not exist yet answers nothing, and is picked up when it appears.
         """
         blobs = _store(index, cache_dir) if isinstance(index, str) else index
@@ -165,10 +168,11 @@ class Reader:
     def _refresh(self) -> bool:
         try:
             found = self._home.pointer()
-            if found is None or found[1] == self._refused or (self._snapshot and self._snapshot.manifest.digest == found[0].sha256):
+            if found is None or found[1] == self._refused or (self._snapshot and found[0].sha256 == self._opened):
                 return False
             self._refused = found[1]  # until it is open: what is damaged now is damaged at the next poll
             self._swap(self._home.read(found[0]))
+            self._opened = found[0].sha256
         except CorruptIndex as error:
             self._complain("refused", error)
             return False

@@ -7,9 +7,10 @@ reference to it, so there is nothing to close and nothing to forget.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Final, Self
 
 import numpy as np
@@ -19,12 +20,13 @@ from pipeline.index.ann import Alive
 from pipeline.index.deletes import Rows
 from pipeline.index.documents import IndexedDocument, StoredDocument, Vectors
 from pipeline.index.home import Home
-from pipeline.index.manifest import Manifest, SegmentRef
+from pipeline.index.manifest import FileRef, Manifest, SegmentRef
 from pipeline.index.segment import Segment
 from pipeline.model import Passage
 
 VERIFY_BYTES: Final = 64 * 2**20
-"""A larger file is opened by size alone: hashing a gigabyte takes a second in which nothing new is searchable."""
+"""What one opening compares with its digests, the smallest files first; the rest is opened by size alone. Hashing a gigabyte
+takes a second in which nothing new is searchable. What was just published is small, and was hashed as a whole before that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +101,14 @@ class Snapshot:
 
     @classmethod
     def open(cls, home: Home, manifest: Manifest, previous: Snapshot | None = None, *, verify_bytes: int = VERIFY_BYTES) -> Self:
-        """Open what `previous` has not open already. Files up to `verify_bytes` are compared with their digest first.
+        """Open what `previous` has not open already. Of that, `verify_bytes` are compared with their digests first, small files first.
 
         Raises CorruptIndex where anything is not what the manifest says.
         """
         opened = previous._by_id if previous else {}
-        return cls(manifest, [_view(home, ref, opened.get(ref.id), verify_bytes) for ref in manifest.segments])
+        new = {name: file for ref in manifest.segments if ref.id not in opened for name, file in ref.files.items()}
+        verified = smallest(new, verify_bytes)
+        return cls(manifest, [_view(home, ref, opened.get(ref.id), verified) for ref in manifest.segments])
 
     @property
     def generation(self) -> int:
@@ -194,13 +198,24 @@ class Snapshot:
         return self._by_id[document.segment].segment.content(document)
 
 
+def smallest(files: Mapping[str, FileRef], most: int) -> set[str]:
+    """Names of the smallest files that have `most` bytes together."""
+    by_size = sorted(files, key=lambda name: files[name].size)
+    totals = accumulate(files[name].size for name in by_size)
+    return {name for name, total in zip(by_size, totals, strict=True) if total <= most}
+
+
 def open_segment(home: Home, ref: SegmentRef, *, verify_bytes: int = VERIFY_BYTES) -> Segment:
     """Raises CorruptIndex where the files are not what `ref` says."""
-    index, passages = (home.open_file(name, file, verify=file.size <= verify_bytes) for name, file in ref.files.items())
+    return _segment(home, ref, smallest(ref.files, verify_bytes))
+
+
+def _segment(home: Home, ref: SegmentRef, verified: Collection[str]) -> Segment:
+    index, passages = (home.open_file(name, file, verify=name in verified) for name, file in ref.files.items())
     return Segment(ref, index, passages)
 
 
-def _view(home: Home, ref: SegmentRef, known: View | None, verify_bytes: int) -> View:
+def _view(home: Home, ref: SegmentRef, known: View | None, verified: Collection[str]) -> View:
     if known is None:
-        return View(ref, open_segment(home, ref, verify_bytes=verify_bytes), home.dead_rows(ref))
+        return View(ref, _segment(home, ref, verified), home.dead_rows(ref))
     return known if known.ref == ref else View(ref, known.segment, home.dead_rows(ref))

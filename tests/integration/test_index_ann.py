@@ -60,7 +60,7 @@ def test_recall_is_what_the_manifest_will_say(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("kind", ["exact", "ivf", "hnsw"])
-@pytest.mark.parametrize("share", [0.7, 0.2, 0.02, 0.0])
+@pytest.mark.parametrize("share", [0.7, 0.2, 0.02, 0.002, 0.0])
 def test_a_filter_leaves_recall_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, share: float) -> None:
     index = build(tmp_path, monkeypatch, kind)
     alive = np.random.default_rng(3).random(ROWS) < share

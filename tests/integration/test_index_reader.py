@@ -16,6 +16,7 @@ from pipeline.embedder import open_embedder
 from pipeline.errors import ConfigurationError, Unavailable
 from pipeline.index.documents import DocumentFacts, IndexedDocument
 from pipeline.index.draft import Add
+from pipeline.index.manifest import SegmentRef
 from pipeline.index.reader import Reader
 from pipeline.index.recipe import Recipe
 from pipeline.index.upkeep import rollback
@@ -197,6 +198,32 @@ def test_a_corrupt_generation_is_refused_and_said_once(index: Index, caplog: pyt
         # And a later good generation is picked up
         index.home.commit(rollback_draft(index))
         eventually(lambda: reader.generation == 3)
+
+
+def test_an_opening_compares_what_it_may_with_the_digests_and_the_smallest_files_first(index: Index) -> None:
+    # Given a large segment and a small one; of each a byte changed that no opening stumbles over
+    large = index.publish(*(index.add(f"{n:04d}", f"word {n}") for n in range(500))).segments[0]
+    small = index.publish(index.add("a", "apple")).segments[1]
+    budget = sum(file.size for file in small.files.values())
+    assert budget < large.passages.size
+
+    def opened(verify_bytes: int) -> int:
+        with Reader.open(index.store, refresh_every=0, verify_bytes=verify_bytes) as reader:
+            return reader.generation
+
+    def damage(segment: SegmentRef, word: bytes) -> None:
+        path = index.store.root / next(name for name in segment.files if name.endswith("sqlite"))
+        path.write_bytes(path.read_bytes().replace(word, word.upper()))
+
+    assert opened(budget) == 2
+    damage(large, b"word 250 0")
+    # Then what the reader may compare decides whether it notices
+    assert opened(budget) == 2
+    assert opened(10 * large.passages.size) == 0
+    # And the small segment is compared whatever lies beside it
+    damage(small, b"apple 0")
+    assert opened(budget) == 0
+    assert opened(0) == 2
 
 
 def rollback_draft(index: Index):

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.index.choice import Candidate, Measured, best, candidates, settled, urgency
+from pipeline.index.choice import Candidate, Measured, best, candidates, settled, shares, urgency
 
 IVF, HNSW = Candidate("ivf", (8,), 10), Candidate("hnsw", (32,))
 
@@ -36,6 +36,16 @@ def test_what_is_slower_than_exact_search_never_wins() -> None:
 def test_a_graph_is_built_only_where_lists_are_not_good_enough() -> None:
     assert settled([Measured(IVF, 8, 0.99, 5.0)])
     assert not settled([Measured(IVF, 8, 0.99, 1.5)])
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=60).filter(any), st.data())
+def test_shares_are_proportional_and_never_more_than_there_is(counts: list[int], data: st.DataObject) -> None:
+    total = data.draw(st.integers(1, sum(counts)))
+    found = shares(counts, total)
+    assert sum(found) == total
+    for count, share in zip(counts, found, strict=True):
+        assert 0 <= share <= count
+        assert abs(share - count * total / sum(counts)) < 1
 
 
 def test_urgency_is_one_when_exact_search_is_outgrown() -> None:
