@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from celery import Celery
-from celery.signals import heartbeat_sent, setup_logging, worker_process_init
+from celery.signals import heartbeat_sent, setup_logging, task_postrun, task_prerun, worker_process_init
 from kombu import Queue
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -145,6 +145,17 @@ def make_app(settings: Settings) -> Celery:
 def _log(**_: Any) -> None:
     """One format for every process, ours; Celery's own handlers would print each line twice."""
     logs.configure(load())
+
+
+@task_prerun.connect
+def _begin_task(task_id: str, **_: Any) -> None:
+    """Whatever is logged from here on belongs to the task."""
+    logs.task.set(task_id)
+
+
+@task_postrun.connect
+def _end_task(**_: Any) -> None:
+    logs.task.set("")
 
 
 @worker_process_init.connect

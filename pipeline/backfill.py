@@ -86,9 +86,19 @@ class Backfill:
         return taken
 
     @property
+    def listing(self) -> bool:
+        """Whether more differences may be found."""
+        return self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """Differences that were found and not taken."""
+        return self._queue.qsize()
+
+    @property
     def done(self) -> bool:
         """The listing has ended, for better or worse, and every difference was taken."""
-        return not self._thread.is_alive() and self._queue.empty()
+        return not self.listing and not self.waiting
 
     def cancel(self) -> None:
         self._cancelled.set()

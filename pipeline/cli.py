@@ -281,7 +281,7 @@ def status(as_json: bool) -> None:
         click.echo(json.dumps(report))
         return
     for name, value in report.items():
-        click.echo(f"{name:22} {', '.join(value) if isinstance(value, list) else value}")
+        click.echo(f"{name:22} {', '.join(value) if isinstance(value, list) else '' if value is None else value}")
 
 
 @main.command()

@@ -6,6 +6,7 @@ A process that never embeds never loads a model, and one that never searches nev
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache, cached_property
@@ -18,6 +19,7 @@ from redis.exceptions import RedisError
 from pipeline import settings as settings_module
 from pipeline.broker import broker_url
 from pipeline.errors import ConfigurationError, Unavailable
+from pipeline.lease import Lease
 from pipeline.ledger import Ledger
 from pipeline.model import Entry, State
 from pipeline.settings import Settings
@@ -41,6 +43,13 @@ log = logging.getLogger(__name__)
 QUEUES = ("embedding", "indexing", "maintenance")
 """In the order in which a worker that serves several takes from them. Redis ignores queue priorities and reads message
 priorities backwards, so the order of the queues is the priority."""
+
+
+SEED_SECONDS = 10.0
+"""How long a process that teaches the ledger is believed to be alive; renewed at a third of it."""
+
+SEED_PAUSE = 0.05
+"""Seconds between two looks whether another process has taught the ledger."""
 
 
 class Context:
@@ -179,26 +188,43 @@ class Context:
         )
 
     def seed(self) -> str:
-        """The ledger's epoch; where it has none, or knows another index than the one we build, it first learns what that holds.
+        """The ledger's epoch; where it has none, or knows another index than the one we build, it first learns what that holds."""
+        while not (epoch := self._remembered()):
+            lease = Lease(self.redis, f"{self.ledger.namespace}:seed", SEED_SECONDS)
+            with lease.held() as mine:
+                if not mine:  # two teachers would mix two generations up
+                    time.sleep(SEED_PAUSE)
+                elif not self._remembered():
+                    with lease.keep():
+                        self._teach()
+        return epoch
+
+    def _remembered(self) -> str:
+        """The ledger's epoch, "" where it knows another index than ours.
 
         After a change of the recipe and back, a rollback to another recipe, or the loss of the home, it would take documents
-        for published that this index lacks. Generations only count up, so an index behind the ledger is another one.
+        for published that this index lacks. Generations only count up, so an index behind the ledger is another one. So is one
+        with a generation that the ledger was not taught and did not intend: whoever built that had another memory.
         """
-        epoch, known, reached = self.ledger.epoch(), self.ledger.noted("home"), int(self.ledger.noted("generation") or 0)
+        home = self.building().home
+        pointer = home.pointer()
+        reached, generation = int(self.ledger.noted("generation") or 0), pointer[0].generation if pointer else 0
+        known = self.ledger.noted("home") == home.pointer_name and reached <= generation
+        built = home.built_since(reached) if known and reached < generation else []
+        return self.ledger.epoch() if known and all(manifest.name == self.ledger.noted("intent") for manifest in built) else ""
+
+    def _teach(self) -> None:
+        """Forget what the ledger knows, and let it learn what the index holds."""
         writer = self.building()
-        pointer, home = writer.home.pointer(), writer.home.pointer_name
-        if epoch and known == home and reached <= (pointer[0].generation if pointer else 0):
-            return epoch
-        if epoch:
-            log.warning("the ledger knows another index", extra={"action": "seed", "home": home, "reached": reached})
-            self.ledger.clear()
-        self.ledger.note("home", home)
-        self.ledger.note("generation", str(pointer[0].generation if pointer else 0))
         snapshot = writer.snapshot()
         generation = snapshot.generation if snapshot else 0
+        if self.ledger.epoch():
+            log.warning("the ledger knows another index", extra={"action": "seed", "generation": generation})
+        self.ledger.clear()  # even without an epoch: whoever taught it may have died half way
+        self.ledger.note("home", writer.home.pointer_name)
+        self.ledger.note("generation", str(generation))
         epoch = self.ledger.seed(_entry(document, generation) for document in (snapshot.documents() if snapshot else ()))
         log.info("ledger seeded", extra={"action": "seed", "generation": generation, "epoch": epoch})
-        return epoch
 
     # Sinks --------------------------------------------------------------------------------------------------------
 

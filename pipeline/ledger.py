@@ -44,7 +44,10 @@ ALIVE_SECONDS = 10.0
 SILENT_SECONDS = 86_400.0
 """How long the name of a process that shows no life is remembered."""
 
-SCRIPTS = ("notice", "begin", "renew", "release", "attempt", "unattempt", "settle", "published", "seed", "renotice", "forget", "sweep")
+SCRIPTS = (
+    *("notice", "begin", "renew", "release", "attempt", "unattempt", "settle"),
+    *("intend", "published", "seed", "renotice", "forget", "sweep"),
+)
 """What must be atomic, in pipeline/lua."""
 
 GONE_SECONDS = 86_400.0
@@ -154,8 +157,8 @@ class Ledger:
 
     def clear(self) -> None:
         """Forget every document. Stamps go on rising, and figures are kept."""
-        names = ("epoch", "note:reconciled", "entries", "names", "noticed", "settled", "claims", "attempts", "contents", "dead")
-        self._redis.delete(*(self._key(name) for name in names))
+        names = ("entries", "names", "noticed", "settled", "claims", "attempts", "contents", "dead")
+        self._redis.delete(*(self._key(name) for name in ("epoch", "note:reconciled", "note:intent", *names)))
 
     # Events -------------------------------------------------------------------------------------------------------
 
@@ -275,6 +278,10 @@ class Ledger:
         uris = cast("list[str]", self._redis.zrange(self._key("settled"), 0, limit - 1))
         return [entry for chunk in _chunks(uris) for entry in self.entries(chunk) if entry is not None]
 
+    def intend(self, epoch: str, manifest: str) -> bool:
+        """Write down which generation is about to be published, before it is. False: the epoch is over."""
+        return bool(self._call("intend", "epoch note:intent", [epoch, manifest]))
+
     def published(self, epoch: str, generation: int, entries: Sequence[Entry]) -> bool:
         """Write down that a generation carries these very outcomes. False: the epoch is over."""
         for chunk in _chunks(entries):
@@ -367,6 +374,10 @@ class Ledger:
 
     def totals(self) -> dict[str, float]:
         return {name: float(value) for name, value in cast("dict[str, str]", self._redis.hgetall(self._key("totals"))).items()}
+
+    def looked(self) -> int:
+        """How many looks came to an end, whatever they found."""
+        return int(sum(value for name, value in self.totals().items() if name.startswith("looks|")))
 
     def note(self, name: str, value: str) -> None:
         """Leave a word for others: a rate, a wish, when something was done."""

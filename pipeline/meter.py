@@ -21,7 +21,11 @@ COUNTERS = {
     "errors": "Failed calls to what we depend on, by service",
     "publications": "Generations published, by reason",
     "lease_waits": "Builds and merges that found another one under way",
+    "canary_refusals": "Generations that were not served, as they were not what was written or did not find their own vectors",
 }
+PLAIN = ("embeddings", "reuses", "canary_refusals")
+"""Counters without labels. They are told from the start: who watches for growth has to see nothing before there is something."""
+
 HISTOGRAMS = {
     "stage_seconds": ("Seconds that a batch spent in a stage", SECONDS),
     "batch_documents": ("Documents per batch", SIZES),

@@ -8,7 +8,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.context import Context
-from pipeline.meter import COUNTERS, HISTOGRAMS, parsed
+from pipeline.meter import COUNTERS, HISTOGRAMS, PLAIN, parsed
+from pipeline.progress import STAGES
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -30,7 +31,7 @@ class Exporter:
     def _totals(self, totals: Mapping[str, float]) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
-        figures = [(*parsed(field), value) for field, value in totals.items()]
+        figures = [(*parsed(field), value) for field, value in {**dict.fromkeys(PLAIN, 0.0), **totals}.items()]
         for name, help_text in COUNTERS.items():
             rows = [(labels, value) for found, labels, value in figures if found == name]
             keys = sorted({key for labels, _ in rows for key in labels})
@@ -48,8 +49,13 @@ class Exporter:
 
         report = figures(self._context)
         for name, value in report.items():
-            if isinstance(value, int | float) and not name.endswith(("_total", "_age")):
-                yield GaugeMetricFamily(f"dropdex_{name}", f"{name.replace('_', ' ')}, as dropdex status tells it", value=float(value))
+            if isinstance(value, int | float | None) and not name.endswith(("_total", "_age")):
+                figure = float("nan") if value is None else float(value)  # nobody knows
+                yield GaugeMetricFamily(f"dropdex_{name}", f"{name.replace('_', ' ')}, as dropdex status tells it", value=figure)
+        stage = GaugeMetricFamily("dropdex_stage", "1 for what is being done now", labels=["stage"])
+        for name in STAGES:
+            stage.add_metric([name], name == report["stage"])
+        yield stage
         yield from self._jobs(report)
         queues = GaugeMetricFamily("dropdex_queue_messages", "Messages that wait in a queue", labels=["queue"])
         for queue, length in self._context.queue_lengths().items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
@@ -84,8 +84,7 @@ class State(StrEnum):
     DEAD = "dead"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """The ledger's word on one document: the outcome of the look that carries the highest stamp.
 
     `shard` names the shard that holds the vectors; without one, the vectors are found by `content_hash` among the
@@ -108,32 +107,17 @@ class Entry:
 
     def to_json(self) -> str:
         """Compact and positional: a million of these live in Redis. The uri is the key and not repeated."""
-        return json.dumps(
-            [
-                self.stamp,
-                self.state.value,
-                self.version,
-                self.content_hash,
-                self.shard,
-                self.size,
-                self.media_type,
-                self.modified_at,
-                self.noticed,
-                self.passages,
-                self.generation,
-            ],
-            separators=(",", ":"),
-        )
+        _, state, stamp, *rest = self
+        return json.dumps([stamp, state.value, *rest], separators=(",", ":"))
 
     @classmethod
     def from_json(cls, uri: str, text: str | bytes) -> Self:
         """The inverse of `to_json`."""
-        values: list[Any] = json.loads(text)
-        stamp, state, *rest = values
+        stamp, state, *rest = json.loads(text)
         return cls(uri, State(state), stamp, *rest)
 
-    def with_(self, **changes: Any) -> Entry:
-        return replace(self, **changes)
+    def with_(self, **changes: Any) -> Self:
+        return self._replace(**changes)
 
 
 @dataclass(frozen=True, slots=True)

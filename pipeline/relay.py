@@ -24,6 +24,7 @@ from pipeline.backfill import Backfill
 from pipeline.errors import DropdexError, TooManyRemovals, Unavailable
 from pipeline.ledger import Claim, Ledger, Standing
 from pipeline.model import Delivery, DocumentEvent, Origin, Overflow
+from pipeline.progress import Teller
 from pipeline.settings import Settings
 from pipeline.sources import Source
 
@@ -108,6 +109,7 @@ class Relay:
         self._unlisted = {source.root for source in sources}
         self._epoch = ""
         self._workers = settings.workers
+        self._teller = Teller(ledger, f"watch@{socket.gethostname()}")
         self._last_live = self._last_poll = self._last_claim_check = 0.0
         self._unbuilt_since = self._relist_at = math.inf
 
@@ -248,16 +250,18 @@ class Relay:
 
     def _poll_interval(self) -> float:
         """Short while few events are open, so that one dropped file is acknowledged at once; long while many are."""
-        return 0.02 if len(self._open) < 200 else 0.1
+        return min(0.02 + len(self._open) / 2000, 0.2)
 
     def _poll(self, now: float) -> None:
         if now - self._last_poll < (self._poll_interval() if self._open else 0.25):
             return
         self._last_poll = now
-        self._ledger.show_life(f"watch@{socket.gethostname()}")
+        self._tell(now)
+        wish = self._ledger.take_note("reconcile")
+        if wish:
+            self._seed()  # an index that somebody restored or emptied is noticed here where no build would
         if self._epoch and self._ledger.epoch() != self._epoch:
             self._relearn()
-        wish = self._ledger.take_note("reconcile")
         if wish or now >= self._relist_at:
             self._relist_at = math.inf
             self._reconcile(allow_removals=wish == "allow-removals")
@@ -272,6 +276,11 @@ class Relay:
                     self._done(self._open.pop(uri))
         self._batches = [batch for batch in self._batches if batch.unlooked]
         self._watch_over(now, standings)
+
+    def _tell(self, now: float) -> None:
+        waiting = len(self._live) + sum(backfill.waiting for backfill in self._backfills)
+        listing = any(backfill.listing for backfill in self._backfills)
+        self._teller.tell(now, waiting, listing=listing, busy=bool(self._open or self._live or self._backfills))
 
     def _looked(self, pending: Pending, uri: str) -> None:
         if pending.batch:
@@ -334,12 +343,20 @@ class Relay:
         """Everything that waits, in as many batches as have room: one place more than backfill may take."""
         if self._live:
             self._last_live = now
-        room = (self._settings.inflight_batches + 1) * self._workers - len(self._batches)
-        size = batch_size(self._rate(), self._settings.live_batch_seconds, self._settings.max_batch) if self._live and room > 0 else 0
+        places = (self._settings.inflight_batches + 1) * self._workers
+        size = self._live_size(places) if self._live and places > len(self._batches) else 0
         batches: list[list[Pending]] = []
-        while self._live and room > len(batches):
+        while self._live and places > len(self._batches) + len(batches):
             batches.append([self._live.pop(uri) for uri in list(self._live)[:size]])
         return batches
+
+    def _live_size(self, places: int) -> int:
+        """Small batches, so that nobody waits for others; where so much waits that everybody does, large ones, which cost less."""
+        small, large = self._size(self._settings.live_batch_seconds), self._size(self._settings.backfill_batch_seconds)
+        return small if len(self._live) <= small * places else large
+
+    def _size(self, seconds: float) -> int:
+        return batch_size(self._rate(), seconds, self._settings.max_batch)
 
     def _backfill_batches(self, now: float) -> list[list[Pending]]:
         room = self._settings.inflight_batches * self._workers - len(self._batches)
@@ -348,7 +365,7 @@ class Relay:
             return []
         lively = now - self._last_live < LIVELY_SECONDS
         seconds = self._settings.live_batch_seconds if lively else self._settings.backfill_batch_seconds
-        size = batch_size(self._rate(), seconds, self._settings.max_batch)
+        size = self._size(seconds)
         batches: list[list[Pending]] = []
         for backfill in list(self._backfills):
             while room > len(batches) and (events := backfill.take(min(size, window), self._settings.max_batch_bytes)):

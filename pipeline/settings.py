@@ -119,6 +119,11 @@ class Settings(BaseSettings):
     flower_basic_auth: SecretStr = Field(SecretStr(""), description="Who may use Flower, as USER:PASSWORD, several separated by commas")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity that is logged")
     log_format: Literal["text", "json"] = Field("text", description="One line of text per event, or one JSON object")
+    run: str = Field(
+        "",
+        pattern=r"^[\w.-]{0,64}$",
+        description="Name of this start of the stack, in every log line; empty: `up`, or a process alone, makes one",
+    )
 
     @field_validator("sources", "mirrors", "ignore", mode="before")
     @classmethod

@@ -12,6 +12,7 @@ from pipeline.context import Context
 from pipeline.index.choice import urgency
 from pipeline.index.manifest import Manifest
 from pipeline.index.snapshot import Snapshot
+from pipeline.progress import Situation, eta, stage, told
 from pipeline.settings import Settings
 from pipeline.sources.names import path_to_uri
 
@@ -26,7 +27,17 @@ OVERDUE_PERIODS = 2.0
 def figures(context: Context) -> dict[str, Any]:
     """One flat record of figures: counts, bytes, ages and times in seconds."""
     found = context.home.current()
-    return {**ledger_figures(context), **(index_figures(found[0], context.settings.exact_rows) if found else {"generation": 0})}
+    ledger = ledger_figures(context)
+    index = index_figures(found[0], context.settings.exact_rows) if found else {"generation": 0}
+    return {**work_figures(context, ledger, held=bool(index.get("held"))), **ledger, **index}
+
+
+def work_figures(context: Context, ledger: Mapping[str, Any], *, held: bool) -> dict[str, Any]:
+    """What is being done, how fast, and how long what waits will take: documents a second, and seconds."""
+    building, merging = context.redis.mget(f"{context.ledger.namespace}:build", f"{context.ledger.namespace}:merge")
+    progress = told(context.ledger, ledger["alive"])
+    now = Situation(ledger["alive"], ledger["noticed"], ledger["settled"], progress, bool(building), bool(merging), held)
+    return {"stage": stage(now), "documents_per_second": round(progress.rate, 2), "eta_seconds": eta(now)}
 
 
 def ledger_figures(context: Context) -> dict[str, Any]:
@@ -44,7 +55,8 @@ def ledger_figures(context: Context) -> dict[str, Any]:
         "oldest_pending": round(now - counts["oldest"] / 1e6, 3) if counts["oldest"] else 0.0,
         "dead": counts["dead"],
         "embedded_total": int(totals.get("embeddings", 0)),
-        "looked_total": int(sum(value for name, value in totals.items() if name.startswith("looks|"))),
+        "looked_total": ledger.looked(),
+        "canary_refusals_total": int(totals.get("canary_refusals", 0)),
         "freshness_p50": _quantile(samples, 0.50),
         "freshness_p95": _quantile(samples, 0.95),
         "alive": ledger.alive(),

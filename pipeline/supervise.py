@@ -33,11 +33,12 @@ KILL_SECONDS = 5.0
 
 @dataclass
 class Program:
-    """One command and its process. `grace` is how long, in seconds, it may take to finish what it does."""
+    """One command and its process. `grace` is how long, in seconds, it may take to finish what it does; `nice` what it gives way to."""
 
     name: str
     command: Sequence[str]
     grace: float = 10.0
+    nice: int = 0
     process: subprocess.Popen[bytes] | None = None
     deaths: deque[float] = field(default_factory=lambda: deque(maxlen=FAST_DEATHS))
 
@@ -62,6 +63,9 @@ class Supervisor:
             program.process = subprocess.Popen(
                 program.command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, env=self._environment
             )
+        if program.nice:
+            with contextlib.suppress(ProcessLookupError):  # it may have died already
+                os.setpriority(os.PRIO_PROCESS, program.process.pid, program.nice)
         log.info("started", extra={"action": "start", "program": program.name, "pid": program.process.pid})
 
     def check(self) -> None:

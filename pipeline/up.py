@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import deque
 from contextlib import nullcontext
 from pathlib import Path
 from threading import Event
@@ -20,12 +19,20 @@ from redis.exceptions import RedisError
 from pipeline.broker import EmbeddedBroker, broker_url
 from pipeline.context import Context
 from pipeline.errors import DropdexError
+from pipeline.logs import new_run
+from pipeline.progress import Rate
 from pipeline.settings import PREFIX, Settings, load_for
 from pipeline.status import ledger_figures
 from pipeline.supervise import Program, Supervisor
 
 PROGRESS_SECONDS = 0.5
 """How often the progress line is drawn on a terminal; elsewhere it is printed when something changed."""
+
+STARTING_SECONDS = 0.1
+"""The same until it is ready: somebody waits for that."""
+
+AFTERWARDS = 10
+"""Niceness of what nobody waits for: a merge or a tick of Beat takes the cores that embedding and builds leave."""
 
 RATE_SAMPLES = 10
 """Progress lines that the shown documents per second are taken over."""
@@ -80,6 +87,7 @@ def environment(settings: Settings) -> dict[str, str]:
         f"{PREFIX}INDEX": _absolute(settings.index),
         f"{PREFIX}BROKER": f"embedded:{folder}" if folder else settings.broker.get_secret_value(),
         f"{PREFIX}STATE": str(settings.state.absolute()),
+        f"{PREFIX}RUN": settings.run or new_run(),
     }
 
 
@@ -90,16 +98,16 @@ def _absolute(url: str) -> str:
 def programs(settings: Settings) -> list[list[Program]]:
     """In waves, from the inside out: the watcher starts last and stops first, so that what it hands over finds somebody."""
 
-    def ours(name: str, *arguments: str, grace: float = 10.0) -> Program:
-        return Program(name, [sys.executable, "-m", "pipeline", "--with-parent", str(os.getpid()), *arguments], grace)
+    def ours(name: str, *arguments: str, grace: float = 10.0, nice: int = 0) -> Program:
+        return Program(name, [sys.executable, "-m", "pipeline", "--with-parent", str(os.getpid()), *arguments], grace, nice)
 
-    flower = [ours("flower", "flower", "--port", str(settings.flower_port))] if settings.flower_port else []
+    flower = [ours("flower", "flower", "--port", str(settings.flower_port), nice=AFTERWARDS)] if settings.flower_port else []
     embedding = [f"embedding-{number}" for number in range(1, settings.workers + 1)]
     return [
         [
             *flower,
-            ours("beat", "beat"),
-            ours("maintenance", "worker", "maintenance", "--name", "maintenance", grace=30.0),
+            ours("beat", "beat", nice=AFTERWARDS),
+            ours("maintenance", "worker", "maintenance", "--name", "maintenance", grace=30.0, nice=AFTERWARDS),
             ours("indexing", "worker", "indexing", "--name", "indexing", grace=30.0),
         ],
         [ours(name, "worker", "embedding", "--name", name, grace=30.0) for name in embedding],
@@ -110,7 +118,7 @@ def programs(settings: Settings) -> list[list[Program]]:
 def follow(context: Context, supervisor: Supervisor, broker: EmbeddedBroker | None, stop: Event) -> None:
     """Say when it is ready and how it goes, until `stop` is set; whatever dies is started again."""
     started, progress, refused = time.time(), Progress(), ""
-    while not stop.wait(PROGRESS_SECONDS):
+    while not stop.wait(PROGRESS_SECONDS if progress.ready else STARTING_SECONDS):
         supervisor.check()
         if broker and not broker.alive:
             progress.say("the broker died, starting it again")
@@ -140,7 +148,7 @@ class Progress:
         self.ready = False
         self._terminal = sys.stdout.isatty()
         self._last = ""
-        self._rate = Rate()
+        self._rate = Rate(RATE_SAMPLES)
 
     def show(self, figures: dict[str, Any]) -> None:
         rate = self._rate.of(figures["looked_total"], time.monotonic())
@@ -155,15 +163,3 @@ class Progress:
 
     def say(self, line: str) -> None:
         click.echo(f"\r\x1b[2K{line}" if self._terminal else line)
-
-
-class Rate:
-    """Growth of a total per second, over the last few seconds."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES)
-
-    def of(self, total: int, now: float) -> float:
-        self._samples.append((now, total))
-        (then, before), (now, total) = self._samples[0], self._samples[-1]
-        return max(0.0, (total - before) / (now - then)) if now > then else 0.0

@@ -16,13 +16,13 @@ from pipeline.context import Context, current
 from pipeline.errors import Conflict, CorruptIndex, Unavailable
 from pipeline.index import upkeep
 from pipeline.index.documents import DocumentFacts, IndexedDocument
-from pipeline.index.draft import Add, Change, Copy, Remove
+from pipeline.index.draft import Add, Change, Copy, Draft, Remove
+from pipeline.index.home import Home
 from pipeline.index.manifest import Manifest
 from pipeline.index.merge import plan
 from pipeline.index.shard import ShardDocument, decode
 from pipeline.index.writer import Writer
 from pipeline.lease import Lease
-from pipeline.ledger import Look, Outcome
 from pipeline.model import Entry, Origin, State
 from pipeline.sinks.swap import Swap
 from pipeline.tasks import flow
@@ -34,6 +34,15 @@ LEASE_SECONDS = 10.0
 
 CONFLICTS = 20
 """Moves of CURRENT by others in a row after which a build gives up and is retried later."""
+
+BUSY_DOCUMENTS = 64
+"""Documents that wait to be looked at, above which generations come less often and carry more."""
+
+BUSY_INTERVAL = 0.6
+"""Seconds between two publications then: a publication takes a core for 30 ms, so one in twenty is spent on it at the most."""
+
+NAP_SECONDS = 0.1
+"""How often a build that waits asks whether it still has to."""
 
 MAX_PASSAGES = 100_000
 """Passages of one generation at the most, so that a build's memory is bounded however long the documents are."""
@@ -85,10 +94,17 @@ def bounded(entries: Sequence[Entry], passages: int) -> list[Entry]:
 
 
 def pace(context: Context, served: Manifest | None) -> None:
-    """Wait until the last publication is `build_interval` old: a trickle of events must not make a generation each."""
+    """Wait until the last publication is old enough: a trickle of events must not make a generation each."""
     if served:
-        interval = context.settings.build_interval
-        time.sleep(min(interval, max(0.0, served.created_at + interval - time.time())))
+        age, begin = max(0.0, time.time() - served.created_at), time.monotonic()  # a clock may run behind that of the last builder
+        while (rest := interval(context) - age - (time.monotonic() - begin)) > 0:
+            time.sleep(min(rest, NAP_SECONDS))
+
+
+def interval(context: Context) -> float:
+    """Seconds between two publications. While much still waits to be looked at, the cores belong to the embedder."""
+    usual = context.settings.build_interval
+    return max(usual, BUSY_INTERVAL) if context.ledger.counts()["noticed"] > BUSY_DOCUMENTS else usual
 
 
 def held(writer: Writer) -> bool:
@@ -100,12 +116,14 @@ def held(writer: Writer) -> bool:
 def publish(context: Context, writer: Writer, epoch: str, entries: Sequence[Entry]) -> Manifest | None:
     """One generation with these outcomes; None where the index already is as they say."""
     with context.meter.stage("publish"):
-        manifest, missing = commit(context, writer, list(changes_of(context, entries)))
+        committed = commit(context, writer, epoch, list(changes_of(context, entries)))
+    if committed is None:
+        log.warning("the ledger lost its memory during a build, beginning again", extra={"action": "forgotten", "epoch": epoch})
+        return None
+    manifest, missing = committed
     current = manifest or (found[0] if (found := writer.home.current()) else None)
     done = [entry for entry in entries if entry.uri not in missing]
-    if not context.ledger.published(epoch, current.generation if current else 0, done):
-        reteach(context, done)
-    elif manifest:
+    if context.ledger.published(epoch, current.generation if current else 0, done) and manifest:
         context.ledger.note("generation", str(manifest.generation))
     now = time.time()
     waits = [now - entry.noticed / 1e6 for entry in done if entry.noticed]
@@ -120,24 +138,16 @@ def publish(context: Context, writer: Writer, epoch: str, entries: Sequence[Entr
     return manifest
 
 
-def reteach(context: Context, entries: Sequence[Entry]) -> None:
-    """The ledger lost its memory while these were published, and may have been taught what was published before them."""
-    log.warning("the ledger lost its memory during a build, looking again", extra={"action": "reteach", "documents": len(entries)})
-    epoch = context.seed()
-    for entry in entries:  # a document that comes back as it was before would pass for unchanged
-        context.ledger.settle(Look(epoch, entry.stamp, ()), [Outcome(entry.with_(shard=""))])
-    context.ledger.seed(entry.with_(shard="") for entry in entries)  # stamps rise above these
-    if context.ledger.notice(epoch, [entry.uri for entry in entries]):
-        look_again(context, entries)
-
-
 def look_again(context: Context, entries: Sequence[Entry]) -> None:
     uris, size = [entry.uri for entry in entries], context.settings.max_batch
     flow.hand_over((uris[start : start + size] for start in range(0, len(uris), size)), Origin.BACKFILL)
 
 
-def commit(context: Context, writer: Writer, changes: Sequence[Change]) -> tuple[Manifest | None, frozenset[str]]:
-    """Draft and swap until nobody was faster. Returns the manifest, if there was anything to publish, and what is missing."""
+def commit(context: Context, writer: Writer, epoch: str, changes: Sequence[Change]) -> tuple[Manifest | None, frozenset[str]] | None:
+    """Draft and swap until nobody was faster. Returns the manifest, if there was anything to publish, and what is missing.
+
+    None where the memory that the changes come from is over.
+    """
     for _ in range(CONFLICTS):
         try:
             draft = writer.draft(changes, facts=freshness(context))
@@ -146,10 +156,23 @@ def commit(context: Context, writer: Writer, changes: Sequence[Change]) -> tuple
                 continue
             if draft is None:
                 return None, frozenset()
-            return Swap(writer.home).publish(draft), frozenset(draft.missing)
-        except Conflict:
-            log.info("somebody published first, drafting again", extra={"action": "conflict"})
+            if not intend(context, epoch, draft.manifest):
+                return None
+            return swap(context, writer.home, draft), frozenset(draft.missing)
+        except Conflict as conflict:
+            log.info("somebody published first, drafting again", extra={"action": "conflict", "reason": str(conflict)})
     raise Unavailable(f"lost {CONFLICTS} races for CURRENT in a row", hint="who else publishes to this index?")
+
+
+def swap(context: Context, home: Home, draft: Draft) -> Manifest:
+    """Serve the draft. One that is not what was written, or does not find its own vectors, is refused, told and counted."""
+    try:
+        return Swap(home).publish(draft)
+    except CorruptIndex as error:
+        context.meter.add("canary_refusals")
+        facts = {"generation": draft.manifest.generation, "reason": str(error), "hint": error.hint}
+        log.warning("generation refused, the old one is served", extra={"action": "refused", **facts})
+        raise
 
 
 def overtaken(context: Context, changes: Sequence[Change]) -> set[str]:
@@ -160,6 +183,17 @@ def overtaken(context: Context, changes: Sequence[Change]) -> set[str]:
     """
     entries = context.ledger.entries([change.uri for change in changes])
     return {change.uri for change, entry in zip(changes, entries, strict=True) if entry and entry.stamp > change.stamp}
+
+
+def intend(context: Context, epoch: str, manifest: Manifest) -> bool:
+    """Tell the ledger what is about to be published; False where it must not be.
+
+    A build whose ledger lost its memory publishes what the new memory has never heard of. By the intent the next one can
+    tell: it builds upon nothing that it neither was taught nor intended, but learns it first.
+    """
+    if manifest.generation - 1 > int(context.ledger.noted("generation") or 0):
+        context.seed()
+    return context.ledger.intend(epoch, manifest.name)
 
 
 def freshness(context: Context) -> dict[str, float]:
@@ -188,7 +222,8 @@ def promote(context: Context) -> None:
         and building.pointer()
         and not (served and served[0].held)
     ):
-        upkeep.promote(context.home, building)
+        manifest = upkeep.promote(context.home, building)
+        context.ledger.note("generation", str(manifest.generation))
         context.ledger.note("home", context.home.pointer_name)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 from pipeline.app import RETRY, app
 from pipeline.context import Context, current
@@ -17,8 +18,7 @@ from pipeline.index import upkeep
 from pipeline.index.merge import MergePlan
 from pipeline.index.writer import Writer
 from pipeline.lease import Lease
-from pipeline.sinks.swap import Swap
-from pipeline.tasks.build import follow_up, held
+from pipeline.tasks.build import follow_up, held, swap
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +59,9 @@ def _merge_all(context: Context, next_plan: Callable[[Writer], MergePlan | None]
                 if plan is None:
                     return
                 try:
-                    manifest = writer.commit(plan, Swap(writer.home).publish)
-                except Conflict:
-                    log.info("merge overtaken, planning again", extra={"action": "conflict"})
+                    manifest = writer.commit(plan, partial(swap, context, writer.home))
+                except Conflict as conflict:
+                    log.info("merge overtaken, planning again", extra={"action": "conflict", "reason": str(conflict)})
                     continue
                 if manifest:
                     follow_up(context, manifest)

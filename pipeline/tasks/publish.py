@@ -20,4 +20,5 @@ def publish(sink: str, generation: int) -> None:
         try:
             context.sinks[sink].publish(found[0])
         except Conflict as conflict:
-            log.info("another process serves this sink", extra={"action": "publish", "sink": sink, "reason": str(conflict)})
+            facts = {"sink": sink, "generation": found[0].generation, "reason": str(conflict)}
+            log.info("another process serves this sink", extra={"action": "publish", **facts})

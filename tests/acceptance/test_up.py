@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -146,6 +147,10 @@ def test_a_day_with_dropdex_up(up: Up) -> None:
     assert up.interrupt() == 0
     assert up.running.alive() == []
     assert "Traceback" not in up.said()
+    # And every line of every program tells that it was of the same run, and those of a task tell the task
+    assert len({run for name in LISTENERS for run in re.findall(r" run=(\w+)", log_of(up, name))}) == 1
+    assert all(re.search(r" run=\w+", log_of(up, name)) for name in LISTENERS)
+    assert re.search(r"action=published generation=\d+ .*run=\w+ task=[\w-]+", log_of(up, "indexing"))
     # When it is started again after changes that nobody saw, they are found, and nothing else is embedded
     up.folder.put("meanwhile.txt", "a lion came meanwhile")
     up.folder.remove("good.txt")
@@ -154,6 +159,10 @@ def test_a_day_with_dropdex_up(up: Up) -> None:
     assert figure(up, "embedded_total") == embedded + 3  # zebra, giraffe, lion
     assert up.interrupt() == 0
     assert up.running.alive() == []
+
+
+def log_of(up: Up, name: str) -> str:
+    return (up.root / "state" / "logs" / f"{name}.log").read_text()
 
 
 def figure(up: Up, name: str) -> int:

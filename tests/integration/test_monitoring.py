@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import re
 import shutil
+import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
+from pipeline.cli import main
 from pipeline.context import QUEUES
-from pipeline.errors import Unavailable
+from pipeline.errors import CorruptIndex, Unavailable
+from pipeline.index import upkeep
+from pipeline.index.draft import Draft
+from pipeline.index.manifest import FileRef, Manifest
+from pipeline.index.writer import Writer
+from pipeline.lease import Lease
 from pipeline.metrics import Exporter
+from pipeline.progress import STAGES, Progress
 from pipeline.status import JOBS, figures, overdue, periods
 from pipeline.tasks.embed import embed
 from pipeline.tasks.maintenance import cleanup, statistics
@@ -108,6 +121,125 @@ class TestErrors:
         with pytest.raises(Unavailable):
             embed([uri], "live")
         assert self.counted(pipeline, "home") == 1
+
+
+class TestWork:
+    """What is going on, as status and Prometheus tell it."""
+
+    def stages(self, pipeline: Pipeline) -> set[str]:
+        told = {s.labels["stage"]: s.value for m in registry_of(pipeline).collect() if m.name == "dropdex_stage" for s in m.samples}
+        assert told.keys() == set(STAGES)
+        return {name for name, value in told.items() if value}
+
+    def test_from_rest_to_rest(self, pipeline: Pipeline) -> None:
+        ledger = pipeline.context.ledger
+        uri = pipeline.folder.put("a.txt", "words")
+        assert figures(pipeline.context)["stage"] == "idle"
+        pipeline.notice(uri)
+        assert figures(pipeline.context)["stage"] == "waiting"
+        for name in ("embedding-1@a", "indexing@a", "watch@a"):
+            ledger.show_life(name)
+        ledger.note("progress:watch@a", Progress(waiting=9, rate=2.5).to_json())
+        report = figures(pipeline.context)
+        assert (report["stage"], report["documents_per_second"], report["eta_seconds"]) == ("embedding", 2.5, 4.0)
+        assert registry_of(pipeline).get_sample_value("dropdex_eta_seconds") == 4.0
+        assert registry_of(pipeline).get_sample_value("dropdex_documents_per_second") == 2.5
+        ledger.note("progress:watch@a", Progress().to_json())
+        embed([uri], "live")
+        assert self.stages(pipeline) == {"indexing"}
+        pipeline.build()
+        assert self.stages(pipeline) == {"idle"}
+
+    def test_leases_tell_of_builds_and_merges(self, pipeline: Pipeline) -> None:
+        namespace = pipeline.context.ledger.namespace
+        for name, expected in (("merge", "merging"), ("build", "indexing")):
+            lease = Lease(pipeline.context.redis, f"{namespace}:{name}", 30)
+            assert lease.acquire()
+            assert figures(pipeline.context)["stage"] == expected
+            lease.release()
+
+    def test_what_nobody_knows_is_no_figure(self, pipeline: Pipeline) -> None:
+        assert figures(pipeline.context)["eta_seconds"] is None
+        told = registry_of(pipeline).get_sample_value("dropdex_eta_seconds")
+        assert told is not None
+        assert math.isnan(told)
+        said = CliRunner().invoke(main, ["status"]).output.splitlines()
+        assert "stage                  idle" in said
+        assert "eta_seconds" in [line.strip() for line in said]
+
+    def test_a_rollback_is_told_where_it_holds_something_up(self, pipeline: Pipeline) -> None:
+        pipeline.index(pipeline.folder.put("a.txt", "one"))
+        upkeep.rollback(pipeline.context.home, 1)
+        pipeline.look(pipeline.folder.put("b.txt", "two"))
+        assert figures(pipeline.context)["stage"] == "held"
+
+
+def bent(draft: Draft) -> Draft:
+    """One bit of a file is another one than its digest says."""
+    path = next(content for _, content in draft.files if isinstance(content, Path))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return draft
+
+
+def without_passages(draft: Draft) -> Draft:
+    """Every digest is right, and what was written is nonsense: vectors whose passages are gone."""
+    path = next(content for name, content in draft.files if name.endswith(".sqlite") and isinstance(content, Path))
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DELETE FROM passages")
+        db.commit()
+    *others, last = draft.manifest.segments
+    segments = (*others, type(last)(**{**dict(last), "passages": FileRef.of(path)}))
+    return replace(draft, manifest=Manifest(**{**dict(draft.manifest), "segments": segments}))
+
+
+@pytest.mark.parametrize("plant", [bent, without_passages])
+class TestRefusals:
+    """A generation that is not what it should be is not served, and that is an alarm of its own."""
+
+    def refusals(self, pipeline: Pipeline) -> float | None:
+        return registry_of(pipeline).get_sample_value("dropdex_canary_refusals_total")
+
+    def test_a_bad_draft_raises_the_alarm_and_keeps_the_old_generation(
+        self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, plant: Callable[[Draft], Draft]
+    ) -> None:
+        # Given a served generation, and a builder that writes nonsense
+        pipeline.index(pipeline.folder.put("a.txt", "words"))
+        before = pipeline.published()
+        assert self.refusals(pipeline) == figures(pipeline.context)["canary_refusals_total"] == 0
+        real = Writer.draft
+
+        def planted(writer: Writer, *args: Any, **more: Any) -> Draft | None:
+            draft = real(writer, *args, **more)
+            return plant(draft) if draft else None
+
+        monkeypatch.setattr(Writer, "draft", planted)
+        pipeline.look(pipeline.folder.put("b.txt", "other words"))
+        # When it builds, again and again
+        for _ in range(2):
+            with pytest.raises(CorruptIndex), caplog.at_level(logging.WARNING, "pipeline.tasks.build"):
+                pipeline.build()
+        # Then that is counted and told, and nothing of it is served
+        assert self.refusals(pipeline) == figures(pipeline.context)["canary_refusals_total"] == 2
+        assert [(record.action, record.generation) for record in caplog.records] == [("refused", 2)] * 2  # type: ignore[attr-defined]
+        assert pipeline.manifest().generation == 1
+        assert pipeline.published() == before
+        assert pipeline.context.ledger.counts()["settled"] == 1
+        # And the next good build publishes what waited
+        monkeypatch.undo()
+        pipeline.build()
+        assert pipeline.published() == pipeline.folder.contents()
+
+    def test_a_bad_merge_as_well(self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, plant: Callable[[Draft], Draft]) -> None:
+        for name in "ab":
+            pipeline.index(pipeline.folder.put(f"{name}.txt", f"words of {name}"))
+        real = Writer.merge
+        monkeypatch.setattr(Writer, "merge", lambda writer, plan: plant(real(writer, plan)))
+        with pytest.raises(CorruptIndex):
+            rebuild(force=True)
+        assert self.refusals(pipeline) == 1
+        assert pipeline.manifest().generation == 2
 
 
 class TestRules:

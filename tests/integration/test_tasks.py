@@ -20,7 +20,7 @@ from pipeline.model import State
 from pipeline.sinks.swap import Swap
 from pipeline.tasks import build as build_module
 from pipeline.tasks import embed as embed_module
-from pipeline.tasks.build import bounded, build, publish_settled
+from pipeline.tasks.build import BUSY_DOCUMENTS, BUSY_INTERVAL, bounded, build, interval, pace, publish_settled
 from pipeline.tasks.embed import embed
 from pipeline.tasks.maintenance import cleanup, reconcile, statistics
 from pipeline.tasks.merge import merge, rebuild
@@ -53,6 +53,25 @@ def entry(pipeline: Pipeline, uri: str) -> Any:
     (found,) = pipeline.context.ledger.entries([uri])
     assert found
     return found
+
+
+class TestPace:
+    def test_generations_come_less_often_while_much_waits_to_be_looked_at(self, opened: Callable[..., Pipeline]) -> None:
+        context = opened(build_interval=0.05).context
+        ledger = context.ledger
+        assert interval(context) == 0.05
+
+        ledger.notice(context.seed(), [f"file:///{number}" for number in range(BUSY_DOCUMENTS + 1)])
+
+        assert interval(context) == BUSY_INTERVAL
+
+    def test_a_clock_that_runs_behind_the_last_builders_holds_nothing_up(self, opened: Callable[..., Pipeline]) -> None:
+        pipeline = opened(build_interval=0.05)
+        pipeline.index(pipeline.folder.put("a.txt", "first words"))
+        found = pipeline.context.home.current()
+        assert found
+
+        pace(pipeline.context, found[0].model_copy(update={"created_at": time.time() + 3600}))
 
 
 class TestOneDocument:
@@ -671,8 +690,9 @@ class TestRecipes:
         assert new.manifest() == before  # nobody has said yet that this was all
         self.complete(new)
         new.build()
-        # Then it is served, and building goes on there
+        # Then it is served, the ledger knows that, and building goes on there
         assert new.manifest().recipe == new.context.recipe != before.recipe
+        assert new.context.ledger.noted("generation") == str(new.manifest().generation)
         assert new.published() == new.folder.contents()
         new.index(new.folder.put("late.txt", "a late one"))
         assert new.published() == new.folder.contents()

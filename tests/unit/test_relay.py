@@ -14,10 +14,12 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisAway
 
 from pipeline import ledger as ledger_module
+from pipeline import progress as progress_module
 from pipeline import relay as relay_module
 from pipeline.errors import ConfigurationError, DropdexError, TooManyRemovals, Unavailable
 from pipeline.ledger import Ledger, Outcome
 from pipeline.model import Content, DeadLetter, Delivery, DocumentEvent, Entry, Listed, Origin, Overflow, State, Unchanged
+from pipeline.progress import Progress
 from pipeline.relay import FIRST_BATCH, Relay, batch_size
 from pipeline.settings import Settings
 from tests.support import wait_until
@@ -113,6 +115,8 @@ class Stand:
         self.published: list[Entry] = []
         self.seed_breaks: list[Exception] = []
         self.seeds = 0
+        self.restored = False
+        """Somebody puts another index in the place of ours: seeding notices that, and nothing else does."""
         self.relay = Relay(sources, Ledger(redis, "test"), self.flow, self.seed, Settings(**settings))
         self.error: BaseException | None = None
         self._stop = Event()
@@ -121,6 +125,9 @@ class Stand:
     def seed(self) -> str:
         if self.seed_breaks:
             raise self.seed_breaks.pop(0)
+        if self.restored:
+            self.restored = False
+            self.ledger.clear()
         epoch = self.ledger.epoch()
         if not epoch:
             self.seeds += 1
@@ -261,6 +268,18 @@ class TestHandOver:
         wait_until(lambda: len(stand.flow.batches) >= 3, "the live events")
 
         assert [(origin, len(batch)) for origin, batch in stand.flow.batches[1:]] == [("backfill", 150), ("live", 20)]
+
+    def test_a_flood_of_live_events_goes_in_large_batches(
+        self, start: Callable[..., Stand], source: ScriptedSource, redis_client: Redis
+    ) -> None:
+        Ledger(redis_client, "test").seed([])
+        Ledger(redis_client, "test").note("rate", "100")
+        stand = start(backfill_batch_seconds=1.5, live_batch_seconds=0.2, inflight_batches=2)
+        stand.listed()
+        source.drop(*(f"{number:04}" for number in range(500)))
+        wait_until(lambda: len(stand.flow.batches) >= 3, "the live events")
+
+        assert [len(batch) for _, batch in stand.flow.batches] == [150, 150, 150]
 
     def test_a_document_that_changes_again_before_its_hand_over_goes_once(
         self, start: Callable[..., Stand], source: ScriptedSource
@@ -442,6 +461,20 @@ class TestLostMemory:
         stand.awaits("quiet")
         assert stand.seeds == 2
 
+    def test_an_index_that_somebody_restored_is_noticed_while_nothing_happens(
+        self, start: Callable[..., Stand], source: ScriptedSource
+    ) -> None:
+        source.list_only("quiet")
+        stand = start()
+        stand.awaits("quiet")
+        stand.work("quiet")
+        stand.listed()
+
+        stand.published, stand.restored = [], True
+        stand.ledger.note("reconcile", "wanted")  # as Beat does
+
+        stand.awaits("quiet", times=2)
+
 
 class TestLostMessages:
     @pytest.fixture(autouse=True)
@@ -532,6 +565,41 @@ class TestLostMessages:
         stand.awaits("gone", "same")
         stand.work("gone", "same")
         assert stand.ledger.counts()["noticed"] == 1
+
+
+class TestTelling:
+    """What the ledger cannot know, the relay leaves word of."""
+
+    @pytest.fixture(autouse=True)
+    def _often(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(progress_module, "TELL_SECONDS", 0.0)
+
+    def told(self, stand: Stand) -> Progress:
+        return progress_module.told(stand.ledger, stand.ledger.alive())
+
+    def test_what_waits_and_whether_more_may_be_found(self, start: Callable[..., Stand], source: ScriptedSource) -> None:
+        source.list_only(*(f"{number:04}" for number in range(500)))
+        source.may_list.clear()
+        stand = start(inflight_batches=2)
+        wait_until(lambda: self.told(stand).listing, "word of the listing")
+        source.may_list.set()
+        wait_until(lambda: self.told(stand) == Progress(500 - 2 * FIRST_BATCH), lambda: f"what waits; told was {self.told(stand)}")
+
+    def test_how_fast_it_goes_while_something_is_open(self, start: Callable[..., Stand], source: ScriptedSource) -> None:
+        stand = start()
+        source.drop("a")
+        stand.awaits("a")
+        stand.ledger.count({"looks|outcome=present": 10})
+        wait_until(lambda: self.told(stand).rate > 0, "a rate")
+        stand.work("a")
+        wait_until(lambda: self.told(stand) == Progress(), "rest")
+
+    def test_one_that_is_gone_is_not_believed(self, start: Callable[..., Stand], source: ScriptedSource) -> None:
+        source.list_only(*(f"{number:04}" for number in range(500)))
+        stand = start()
+        wait_until(lambda: self.told(stand).waiting, "word of what waits")
+        stand.stop()
+        assert progress_module.told(stand.ledger, []) == Progress()
 
 
 class TestServerAway:
