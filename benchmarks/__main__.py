@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import freshness, ingest, publication, report
+from benchmarks import freshness, ingest, merging, plumbing, publication, report, search, swaps
+from benchmarks.queues import table as queues
+from benchmarks.scale import page as scale
 
 BENCHMARKS = {
-    "publication": publication.one_file,
-    "swaps": publication.swaps,
-    "hash": ingest.hashed,
-    "freshness": freshness.model,
-    "bucket": freshness.bucket,
     "ingest": ingest.model,
+    "mixed": ingest.mixed,
+    "hash": plumbing.hashed,
+    "static": plumbing.static,
+    "restart": plumbing.restart,
+    "freshness": freshness.model,
+    "backfill": freshness.backfill,
+    "bucket": freshness.bucket,
+    "publication": publication.one_file,
+    "flat": publication.flat,
+    "amplification": merging.amplification,
+    "rebuild": merging.rebuilt,
+    "opening": search.opening,
+    "million": freshness.million,
+    "swaps": swaps.swaps,
+    "search": search.search,
+    "queues": queues.compared,
+    "scale": scale.measured,
+    "simulation": scale.simulated,
 }
 
 
@@ -29,6 +44,7 @@ def main(names: list[str]) -> int:
             rows.append(row)
         report.write(rows)
     report.draw()
+    report.publish()
     return 0
 
 

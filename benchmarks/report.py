@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Sequence
+import os
+import platform
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
 
 
 @dataclass(frozen=True)
@@ -62,3 +66,41 @@ def draw(path: Path = HERE / "latest.png") -> None:
     axes.invert_yaxis()
     figure.tight_layout()
     figure.savefig(path, dpi=110)
+
+
+def machine() -> str:
+    """What the figures were measured on, in one line."""
+    lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{os.cpu_count()} cores ({model}), Python {platform.python_version()}"
+
+
+def versions(distributions: Sequence[str]) -> dict[str, str]:
+    return {name: metadata.version(name) for name in distributions}
+
+
+def table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown: the first column is text, the others are figures."""
+    rules = ("---", *("---:" for _ in headings[1:]))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rules, *lines))
+
+
+def insert(page: Path, name: str, text: str) -> None:
+    """Put `text` between the page's two comments of this name; what was there goes. No figure is ever copied by hand."""
+    begin, end = f"<!-- {name}: written by the benchmarks -->", f"<!-- end of {name} -->"
+    before, found, rest = page.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"{page} has no place for {name}: {begin} … {end}")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+
+
+def publish(page: Path = DOCS / "benchmarks.md") -> None:
+    """Render latest.json into the documentation."""
+    marks = {None: "", True: "holds", False: "**missed**"}
+    rows = json.loads((HERE / "latest.json").read_text())
+    lines = [
+        (row["name"], f"{row['value']:,g} {row['unit']}", row["bar"].replace("<=", "≤").replace(">=", "≥"), marks[row["holds"]])
+        for row in rows
+    ]
+    insert(page, "latest", table(("", "measured", "bar", ""), lines))

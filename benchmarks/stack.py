@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 
@@ -25,7 +26,7 @@ STEP = 0.002
 class Stack:
     """`dropdex up` over `folder / "inbox"`, and a reader that looks for new generations every 10 ms."""
 
-    def __init__(self, folder: Path, *, source: str = "", **settings: object) -> None:
+    def __init__(self, folder: Path, *, source: str = "", watch_memory: bool = False, **settings: object) -> None:
         self.folder, self.inbox = folder, folder / "inbox"
         self.inbox.mkdir(exist_ok=True)
         self._environment = {**os.environ, "DROPDEX_FLOWER_PORT": "0", **{f"DROPDEX_{k.upper()}": str(v) for k, v in settings.items()}}
@@ -35,7 +36,8 @@ class Stack:
         with (folder / "up.log").open("w") as out:
             command = [sys.executable, "-m", "pipeline", "up", *([source] if source else [])]
             self._process = subprocess.Popen(command, cwd=folder, env=self._environment, stdout=out, stderr=out, start_new_session=True)
-        Thread(target=self._watch_memory, daemon=True).start()
+        if watch_memory:  # which costs time itself
+            Thread(target=self._watch_memory, daemon=True).start()
         index = str(settings.get("index", f"file:{folder / 'index'}"))
         every = 0.01 if index.startswith("file:") else 0.1  # a look costs a file system nothing and an emulator a request
         self.reader = Reader.open(index, refresh_every=every, cache_dir=folder / "reader-cache")
@@ -54,13 +56,13 @@ class Stack:
                         total += process.memory_full_info().pss
                 self.peak_mb = max(self.peak_mb, total / 1e6)
 
-    def until(self, condition: Callable[[], object], seconds: float = 600.0, what: str = "the condition") -> float:
-        """Seconds until `condition` holds. Raises TimeoutError."""
+    def until(self, condition: Callable[[], object], seconds: float = 600.0, what: str = "the condition", *, step: float = STEP) -> float:
+        """Seconds until `condition` holds, looked at every `step` seconds. Raises TimeoutError."""
         begin = time.perf_counter()
         while not condition():
             if time.perf_counter() - begin > seconds or self._process.poll() is not None:
                 raise TimeoutError(f"{what} did not come about: {self.log()[-500:]}")
-            time.sleep(STEP)
+            time.sleep(step)
         return time.perf_counter() - begin
 
     def until_ready(self) -> float:
@@ -97,13 +99,31 @@ class Stack:
 
 
 @contextlib.contextmanager
-def stack(folder: Path | None = None, *, source: str = "", **settings: object) -> Iterator[Stack]:
-    """A running stack, stopped at the end; in a temporary folder unless one is given."""
+def stack(
+    folder: Path | None = None, *, source: str = "", fresh: bool = False, watch_memory: bool = False, **settings: object
+) -> Iterator[Stack]:
+    """A running stack, stopped at the end; in a temporary folder unless one is given. `fresh`: without what earlier ones left there."""
     place = folder or Path(tempfile.mkdtemp(prefix="dropdex-bench-"))
-    running = Stack(place, source=source, **settings)
+    if fresh:
+        for left in ("index", ".dropdex", "reader-cache"):
+            shutil.rmtree(place / left, ignore_errors=True)
+    running = Stack(place, source=source, watch_memory=watch_memory, **settings)
     try:
         yield running
     finally:
         running.stop()
         if folder is None:
             shutil.rmtree(place, ignore_errors=True)
+
+
+@dataclass
+class Taken:
+    seconds: float = 0.0
+
+
+@contextlib.contextmanager
+def timer() -> Iterator[Taken]:
+    """Seconds that the block takes."""
+    taken, begin = Taken(), time.perf_counter()
+    yield taken
+    taken.seconds = time.perf_counter() - begin
