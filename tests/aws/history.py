@@ -153,6 +153,7 @@ def cluster(endpoint: str, bucket: Bucket, folder: Path, visibility: int = VISIB
         "state": str(folder / "state"),
         "model": "hash:64",
         "workers": EMBEDDERS,
+        "retry_backoff": 1,  # what is tested is that nothing is lost, not how patiently
     }
     settings = {f"DROPDEX_{name.upper()}": str(value) for name, value in chosen.items()} | {"AWS_ENDPOINT_URL": endpoint}
     with EmbeddedBroker(folder / "broker"), programs(folder, settings) as running:
