@@ -32,8 +32,8 @@ faults: setup ## run the fault suite; ARGS="--histories 50 --seed 1" chooses
 compose-tour: ## needs Docker: bring the Compose file up from nothing, kill every container, and see that nothing is lost
 	@python3 tests/compose/tour.py
 
-test: setup ## run the tests; ARGS="tests/unit -x" chooses
-	@$(BIN)/python -m pytest $(ARGS)
+test: setup ## run the tests, three files at a time; ARGS="tests/unit -n0 -x" chooses
+	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile $(ARGS)
 
 lint: setup ## check style, types, the direction of imports, and the documentation
 	@$(BIN)/ruff check

@@ -17,6 +17,7 @@ from pipeline.model import Delivery
 
 def test_an_upload_is_delivered_and_its_message_deleted_once_acknowledged(bucket: Bucket) -> None:
     with bucket.watching(acknowledge=False) as watch:
+        until(lambda: bucket.waiting() == 0)  # some send a test event when the notifications are set up
         uri = bucket.put("a.txt")
 
         until(lambda: uri in watch.uris)
