@@ -250,7 +250,7 @@ class TestCulprits:
 
     def test_one_that_kills_its_extractor_has_all_its_attempts_counted(self, opened: Opened) -> None:
         pipeline = opened(max_attempts=3, extract_memory_bytes=2**29, extract_seconds=0.001)
-        uri = pipeline.folder.put("slow.html", "<html><p>words</p></html>")
+        uri = pipeline.folder.put("slow.html", f"<html>{'<p>words</p>' * 300_000}</html>")
         good = pipeline.folder.put("good.txt", "plain words")
         pipeline.index(uri, good)
         letter = letter_of(pipeline, uri)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ipaddress
 import json
@@ -16,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -103,38 +105,37 @@ def tunnel(guarded: int, certificate: tuple[Path, Path]) -> Iterator[int]:
     """The port of a tunnel with TLS to the server: the packaged server is built without."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=_accept, args=(listener, context, guarded), daemon=True).start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
+    loop = asyncio.new_event_loop()  # one thread: a TLS connection must not be read and written by two at a time
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    opening = asyncio.start_server(partial(_join, guarded), "127.0.0.1", 0, ssl=context)
+    server = asyncio.run_coroutine_threadsafe(opening, loop).result(10)
+    yield server.sockets[0].getsockname()[1]
+    asyncio.run_coroutine_threadsafe(_close(server), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
 
 
-def _accept(listener: socket.socket, context: ssl.SSLContext, port: int) -> None:
-    with suppress(OSError):
-        while True:
-            accepted, _ = listener.accept()
-            threading.Thread(target=_join, args=(accepted, context, port), daemon=True).start()
+async def _join(port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    there, back = await asyncio.open_connection("127.0.0.1", port)
+    await asyncio.gather(_pump(reader, back), _pump(there, writer))
 
 
-def _join(accepted: socket.socket, context: ssl.SSLContext, port: int) -> None:
-    with (
-        suppress(OSError),
-        accepted,
-        context.wrap_socket(accepted, server_side=True) as outer,
-        socket.create_connection(("127.0.0.1", port)) as inner,
-    ):
-        back = threading.Thread(target=_pump, args=(inner, outer), daemon=True)
-        back.start()
-        _pump(outer, inner)
-        back.join()
+async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    with suppress(OSError, asyncio.CancelledError):
+        while data := await source.read(65_536):
+            target.write(data)
+            await target.drain()
+    target.close()
 
 
-def _pump(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65_536):
-            target.sendall(data)
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_RDWR)
+async def _close(server: asyncio.Server) -> None:
+    server.close()
+    connections = asyncio.all_tasks() - {asyncio.current_task()}
+    for connection in connections:
+        connection.cancel()
+    await asyncio.gather(*connections, return_exceptions=True)
 
 
 class TestRedis:
