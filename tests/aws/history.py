@@ -60,8 +60,8 @@ class History:
             key = self.chance.choice(sorted(self.content))
             self.bucket.delete(key)
             del self.content[key]
-        elif choice < 0.35 and self.content:
-            origin = self.chance.choice(sorted(self.content))
+        elif choice < 0.35 and (others := sorted(self.content.keys() - {key})):  # S3 refuses to copy an object onto itself
+            origin = self.chance.choice(others)
             self.bucket.s3.copy_object(Bucket=self.bucket.name, Key=key, CopySource={"Bucket": self.bucket.name, "Key": origin})
             self.content[key] = self.content[origin]
         else:
