@@ -25,6 +25,9 @@ from tests.support import Folder, Programs, environment, programs, wait_until
 LISTENERS = ("beat", "maintenance", "indexing", "embedding-1", "watch")
 """The programs that `up` starts, by the names of their logs."""
 
+LOST_AND_FOUND = 90
+"""Seconds: a message that a kill lost is handed over again after sixty."""
+
 
 class Up:
     """One `dropdex up` below a folder of its own."""
@@ -40,7 +43,7 @@ class Up:
         """Start it and wait until it says that it is ready."""
         self.starts += 1
         self.process = self.running.start("up", name=self.said_in)
-        wait_until(self.is_ready, lambda: f"ready; it said: {self.said()[-2000:]}")
+        wait_until(self.is_ready, lambda: f"ready; it said: {self.said()[-2000:]}", LOST_AND_FOUND)
 
     @property
     def said_in(self) -> str:
@@ -68,7 +71,7 @@ class Up:
         with Reader.open(f"file:{self.root / 'index'}", refresh_every=0) as reader:
             return {d.uri: d.content_hash for d in reader.snapshot.documents()} if reader.snapshot else {}
 
-    def follows(self, seconds: float = 90) -> None:
+    def follows(self, seconds: float = LOST_AND_FOUND) -> None:
         """Wait until the index says what the folder says."""
 
         def difference() -> str:
