@@ -61,7 +61,7 @@ def loop_rate(embedder: Embedder, texts: Sequence[str]) -> float:
 
 def cold_rate(number: int, words: int | tuple[int, int], **settings: object) -> float:
     """Documents a second, from a folder that is moved into the inbox of a running stack to everything published."""
-    with stack(**settings) as running:
+    with stack(refresh_every=0.1, **settings) as running:  # the reader shall not take cores from the pipeline
         running.until_ready()
         corpus.fill(running.folder / "staged", number, words)
         with timer() as took:

@@ -12,8 +12,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import psutil
 
@@ -24,12 +26,15 @@ STEP = 0.002
 
 
 class Stack:
-    """`dropdex up` over `folder / "inbox"`, and a reader that looks for new generations every 10 ms."""
+    """`dropdex up` over `folder / "inbox"`, and a reader that looks for new generations every `refresh_every` seconds."""
 
-    def __init__(self, folder: Path, *, source: str = "", watch_memory: bool = False, **settings: object) -> None:
+    def __init__(
+        self, folder: Path, *, source: str = "", watch_memory: bool = False, refresh_every: float = 0.01, **settings: object
+    ) -> None:
         self.folder, self.inbox = folder, folder / "inbox"
         self.inbox.mkdir(exist_ok=True)
         self._environment = {**os.environ, "DROPDEX_FLOWER_PORT": "0", **{f"DROPDEX_{k.upper()}": str(v) for k, v in settings.items()}}
+        self._refresh_every = refresh_every
         self.peak_mb = 0.0
         self._stop = Event()
         self.started = time.perf_counter()
@@ -38,9 +43,13 @@ class Stack:
             self._process = subprocess.Popen(command, cwd=folder, env=self._environment, stdout=out, stderr=out, start_new_session=True)
         if watch_memory:  # which costs time itself
             Thread(target=self._watch_memory, daemon=True).start()
-        index = str(settings.get("index", f"file:{folder / 'index'}"))
-        every = 0.01 if index.startswith("file:") else 0.1  # a look costs a file system nothing and an emulator a request
-        self.reader = Reader.open(index, refresh_every=every, cache_dir=folder / "reader-cache")
+        self._index = str(settings.get("index", f"file:{folder / 'index'}"))
+
+    @cached_property
+    def reader(self) -> Reader:
+        """Opened when it is first asked for: opening a large index beside a start would slow the start down."""
+        every = self._refresh_every if self._index.startswith("file:") else 0.1  # a look costs an emulator a request
+        return Reader.open(self._index, refresh_every=every, cache_dir=self.folder / "reader-cache")
 
     def log(self) -> str:
         return (self.folder / "up.log").read_text()
@@ -93,21 +102,20 @@ class Stack:
 
     def stop(self) -> None:
         self._stop.set()
-        self.reader.close()
+        if "reader" in vars(self):
+            self.reader.close()
         self._process.send_signal(signal.SIGINT)
         self._process.wait(60)
 
 
 @contextlib.contextmanager
-def stack(
-    folder: Path | None = None, *, source: str = "", fresh: bool = False, watch_memory: bool = False, **settings: object
-) -> Iterator[Stack]:
+def stack(folder: Path | None = None, *, source: str = "", fresh: bool = False, **options: Any) -> Iterator[Stack]:
     """A running stack, stopped at the end; in a temporary folder unless one is given. `fresh`: without what earlier ones left there."""
     place = folder or Path(tempfile.mkdtemp(prefix="dropdex-bench-"))
     if fresh:
         for left in ("index", ".dropdex", "reader-cache"):
             shutil.rmtree(place / left, ignore_errors=True)
-    running = Stack(place, source=source, watch_memory=watch_memory, **settings)
+    running = Stack(place, source=source, **options)
     try:
         yield running
     finally:
