@@ -112,11 +112,6 @@ def socket_path(directory: Path) -> Path:
     return folder / "valkey.sock"
 
 
-def is_running(directory: Path) -> bool:
-    """Whether the server of `directory` answers, if only to say that it is still loading."""
-    return bool(_ping(socket_path(directory)))
-
-
 class EmbeddedBroker:
     """The Valkey of `directory`. Start it once per folder; every other process connects to `urls`."""
 

@@ -6,16 +6,10 @@ Documents and index both lie in buckets. The oracle, the reader and whoever chec
 from __future__ import annotations
 
 import http.client
-import os
 import random
-import socket
-import subprocess
-import sys
-import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from types import SimpleNamespace
@@ -131,33 +125,6 @@ class Proxy:
             request.wfile.write(data)
         if claim is not None:
             request.close_connection = True
-
-
-@contextmanager
-def emulator() -> Iterator[str]:
-    """The URL of an S3 emulator that checks conditions and writes in one step."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="s3-", dir="/tmp") as folder:
-        environment = {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "SERVICES": "s3", "TMPDIR": folder, "LOG_LEVEL": "ERROR"}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ministack"],
-            env=os.environ | environment,
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
-                with suppress(OSError):
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/_localstack/health", timeout=1).close()
-                    break
-                time.sleep(0.05)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait()
 
 
 class BucketLaboratory(Laboratory):

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.broker import EmbeddedBroker
-from tests.faults.bucket import BUCKET_FAULTS, BucketLaboratory, emulator
+from tests.faults.bucket import BUCKET_FAULTS, BucketLaboratory
 from tests.faults.faults import FOLDER_FAULTS, SmallDisk, can_mount, full_disk
 from tests.faults.laboratory import Laboratory
 from tests.faults.stack import STACK_FAULTS, Stack
+from tests.s3_emulator import s3_emulator
 
 DISK_FAULTS = {"disk full": full_disk}
 
@@ -86,7 +87,7 @@ class Runner:
             folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="faults-", dir="/tmp")))
             self._open.enter_context(EmbeddedBroker(folder))
             self._broker = f"embedded:{folder}"
-            self._endpoint = self._open.enter_context(emulator()) if self._lane == "bucket" else ""
+            self._endpoint = self._open.enter_context(s3_emulator()) if self._lane == "bucket" else ""
         return self
 
     def __exit__(self, *_: object) -> None:

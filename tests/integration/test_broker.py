@@ -17,7 +17,7 @@ import pytest
 from kombu import Connection
 from redis import Redis
 
-from pipeline.broker import EmbeddedBroker, broker_url, is_running, socket_path
+from pipeline.broker import EmbeddedBroker, _ping, broker_url, socket_path
 from pipeline.errors import ConfigurationError, Unavailable
 
 
@@ -38,6 +38,11 @@ def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
 
 def client(directory: Path) -> Redis:
     return Redis.from_url(broker_url(f"embedded:{directory}").redis, decode_responses=True)
+
+
+def is_running(directory: Path) -> bool:
+    """Whether the server answers, if only to say that it is still loading."""
+    return bool(_ping(socket_path(directory)))
 
 
 def process_of(directory: Path) -> int:

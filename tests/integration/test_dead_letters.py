@@ -7,13 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 from prometheus_client import CollectorRegistry
-from redis import Redis
 
 from pipeline import operate
 from pipeline.errors import ConfigurationError
@@ -22,27 +19,9 @@ from pipeline.model import DeadLetter
 from pipeline.status import figures, whereabouts
 from pipeline.tasks.embed import embed
 from pipeline.tasks.maintenance import cleanup
-from tests.support import Pipeline, broker_of, wait_until
+from tests.support import Pipeline, wait_until
 
 Opened = Callable[..., Pipeline]
-
-
-@pytest.fixture
-def opened(tmp_path: Path, valkey: str, redis_client: Redis) -> Iterator[Opened]:
-    running: list[Pipeline] = []
-
-    def begin(**settings: Any) -> Pipeline:
-        running.append(Pipeline(tmp_path, broker_of(valkey), **settings).__enter__())
-        return running[-1]
-
-    yield begin
-    for pipeline in reversed(running):
-        pipeline.__exit__(None, None, None)
-
-
-@pytest.fixture
-def pipeline(opened: Opened) -> Pipeline:
-    return opened()
 
 
 def letter_of(pipeline: Pipeline, uri: str) -> DeadLetter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +25,9 @@ from pipeline.tasks.embed import embed
 from pipeline.tasks.maintenance import cleanup, reconcile, statistics
 from pipeline.tasks.merge import merge, rebuild
 from pipeline.tasks.publish import publish
-from tests.support import Pipeline, broker_of
+from tests.support import Pipeline
 
 BROKEN_PDF = b"%PDF-1.4\n1 0 obj << /Type /Catalog >> trailer garbage"
-
-
-@pytest.fixture
-def opened(tmp_path: Path, valkey: str, redis_client: Redis) -> Iterator[Callable[..., Pipeline]]:
-    """Opens pipelines in one folder; the last one opened is the one that the tasks see."""
-    running: list[Pipeline] = []
-
-    def begin(**settings: Any) -> Pipeline:
-        running.append(Pipeline(tmp_path, broker_of(valkey), **settings).__enter__())
-        return running[-1]
-
-    yield begin
-    for pipeline in reversed(running):
-        pipeline.__exit__(None, None, None)
-
-
-@pytest.fixture
-def pipeline(opened: Callable[..., Pipeline]) -> Pipeline:
-    return opened()
 
 
 def entry(pipeline: Pipeline, uri: str) -> Any:
