@@ -6,6 +6,7 @@ is due, and answer with the number of publications.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,10 +27,13 @@ FIRST = 2 * 10**7
 class Publisher:
     """The other process, as whoever measures sees it."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, *, cores: set[int] | None = None) -> None:
+        """On `cores` alone, where they are given."""
         assert isinstance(home.blobs, FolderStore)
         command = [sys.executable, "-m", "benchmarks.publisher", str(home.blobs.root)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if cores:
+            os.sched_setaffinity(self._process.pid, cores)
         self.ask(0.3, 0.1)  # its first publication opens the index
 
     def ask(self, seconds: float, interval: float) -> int:
