@@ -1,6 +1,7 @@
 """Programs that run together in one terminal: started wave by wave, restarted when they die, stopped in the other order.
 
-Each has a session of its own, so that the terminal's Ctrl-C reaches the supervisor only, and an order to die with it.
+Each leads a process group of its own, so that the terminal's Ctrl-C reaches the supervisor only, and has an order to die with
+it. They share one session: between sessions, Linux shares the processors out without a look at niceness (sched_autogroup).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Supervisor:
     def _start(self, program: Program) -> None:
         with (self._logs / f"{program.name}.log").open("ab") as out:
             program.process = subprocess.Popen(
-                program.command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, env=self._environment
+                program.command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, process_group=0, env=self._environment
             )
         if program.nice:
             with contextlib.suppress(ProcessLookupError):  # it may have died already
@@ -110,7 +111,7 @@ class Supervisor:
 
     @staticmethod
     def _bury(process: subprocess.Popen[bytes]) -> None:
-        """End the program's whole session: a killed worker's children are in it."""
+        """End the program's whole group: a killed worker's children are in it."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
