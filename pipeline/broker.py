@@ -118,6 +118,8 @@ class EmbeddedBroker:
     def __init__(self, directory: Path) -> None:
         self.directory = directory.resolve()
         self._process: subprocess.Popen[bytes] | None = None
+        self._logged = 0
+        """Bytes of the log that are an earlier server's words."""
 
     @property
     def urls(self) -> BrokerUrls:
@@ -134,10 +136,15 @@ class EmbeddedBroker:
 
     def start(self) -> BrokerUrls:
         """Start the server and wait until it answers. Raises ConfigurationError (runs already), Unavailable (cannot start)."""
+        self.launch()
+        return self.await_answer()
+
+    def launch(self) -> None:
+        """Start the server, which loads its file while the caller does something else. Raises ConfigurationError (runs already)."""
         binary, path = _binary(), socket_path(self.directory)
         try:
             self._make_folders(path)
-            logged = self.log_file.stat().st_size if self.log_file.exists() else 0
+            self._logged = self.log_file.stat().st_size if self.log_file.exists() else 0
             lock = self._claim()
             try:
                 path.unlink(missing_ok=True)  # we hold the lock, so whoever bound this socket is gone
@@ -148,8 +155,20 @@ class EmbeddedBroker:
             raise ConfigurationError(
                 f"cannot start a broker in {self.directory}: {error.strerror}", hint="choose another folder: DROPDEX_BROKER=embedded:DIR"
             ) from error
-        self._await_answer(path, logged)
         log.info("broker started", extra={"action": "broker_started", "pid": self._process.pid, "directory": str(self.directory)})
+
+    def await_answer(self) -> BrokerUrls:
+        """Wait until the launched server can be used. Raises Unavailable, and then it is stopped."""
+        path = socket_path(self.directory)
+        deadline = time.monotonic() + START_SECONDS
+        while not _ping(path).startswith(b"+PONG"):
+            if not self.alive or time.monotonic() > deadline:
+                self.stop()
+                raise Unavailable(
+                    f"the broker in {self.directory} does not start: {_last_words(self.log_file, self._logged)}",
+                    hint=f"read {self.log_file}; everything in that folder can be rebuilt, so it may be moved away",
+                )
+            time.sleep(POLL_SECONDS)
         return self.urls
 
     def stop(self) -> None:
@@ -199,17 +218,6 @@ class EmbeddedBroker:
                 os.ftruncate(lock, 0)
                 os.pwrite(lock, str(os.getpid()).encode(), 0)
                 return lock
-
-    def _await_answer(self, path: Path, logged: int) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while not _ping(path).startswith(b"+PONG"):
-            if not self.alive or time.monotonic() > deadline:
-                self.stop()
-                raise Unavailable(
-                    f"the broker in {self.directory} does not start: {_last_words(self.log_file, logged)}",
-                    hint=f"read {self.log_file}; everything in that folder can be rebuilt, so it may be moved away",
-                )
-            time.sleep(POLL_SECONDS)
 
 
 def _arguments(directory: Path, path: Path) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -52,9 +51,13 @@ def run(source: str | None, port: int | None, stop: Event) -> None:
     """Run everything until `stop` is set, or raise what keeps a program from staying up."""
     settings = load_for(source, **({} if port is None else {"flower_port": port}))
     context = Context(settings)
-    prepare(context)
-    folder = settings.embedded_broker
-    with EmbeddedBroker(folder) if folder else nullcontext() as broker:
+    broker = EmbeddedBroker(settings.embedded_broker) if settings.embedded_broker else None
+    try:
+        if broker:
+            broker.launch()  # it loads its file meanwhile
+        prepare(context)
+        if broker:
+            broker.await_answer()
         supervisor = Supervisor(programs(settings), environment(settings), settings.state.absolute() / "logs")
         try:
             supervisor.start()
@@ -62,6 +65,9 @@ def run(source: str | None, port: int | None, stop: Event) -> None:
         finally:
             click.echo("stopping")
             supervisor.stop()
+    finally:
+        if broker:
+            broker.stop()
     click.echo("stopped")
 
 
