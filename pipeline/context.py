@@ -163,13 +163,19 @@ class Context:
 
         return Home(self.blobs)
 
-    def building(self) -> Writer:
-        """The writer of the index that our recipe builds: the served one, or one beside it while its recipe is another."""
-        from pipeline.index.upkeep import beside
-
+    def building_home(self) -> Home:
+        """The index that our recipe builds: the served one, or one beside it while its recipe is another."""
         current = self.home.current()
         served = current is None or current[0].recipe == self.recipe
-        home = self.home if served else beside(self.home, self.recipe.digest)
+        return self.home if served else self._beside
+
+    @cached_property
+    def _beside(self) -> Home:
+        return self.home.beside(self.recipe.digest)
+
+    def building(self) -> Writer:
+        """The writer of that index."""
+        home = self.building_home()
         if home.pointer_name not in self._writers:
             self._writers[home.pointer_name] = self._writer(home)
         return self._writers[home.pointer_name]
@@ -206,7 +212,7 @@ class Context:
         for published that this index lacks. Generations only count up, so an index behind the ledger is another one. So is one
         with a generation that the ledger was not taught and did not intend: whoever built that had another memory.
         """
-        home = self.building().home
+        home = self.building_home()
         pointer = home.pointer()
         reached, generation = int(self.ledger.noted("generation") or 0), pointer[0].generation if pointer else 0
         known = self.ledger.noted("home") == home.pointer_name and reached <= generation

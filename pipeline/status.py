@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from pipeline.context import Context
 from pipeline.index.choice import urgency
 from pipeline.index.manifest import Manifest
-from pipeline.index.snapshot import Snapshot
 from pipeline.progress import Situation, eta, stage, told
 from pipeline.settings import Settings
 from pipeline.sources.names import path_to_uri
@@ -111,6 +110,8 @@ def uri_of(path: str) -> str:
 
 def whereabouts(context: Context, path: str) -> Whereabouts:
     """Is this document searchable, since when, in which generation, or why not. Asks the index first: it is the truth."""
+    from pipeline.index.snapshot import Snapshot  # FAISS: the figures, which `up` draws, do without
+
     uri = uri_of(path)
     found = context.home.current()
     document = Snapshot.open(context.home, found[0]).document(uri) if found else None

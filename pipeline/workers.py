@@ -35,7 +35,6 @@ def arguments(queues: Sequence[str], name: str) -> list[str]:
         pool = ["--pool=prefork", "--concurrency=1", *limits]
     hostname = f"--hostname={name or '-'.join(queues)}@%h"
     return [
-        "worker",
         f"--queues={','.join(queues)}",
         *pool,
         hostname,
@@ -50,16 +49,16 @@ def run(queues: Sequence[str], name: str) -> None:
     queues = queues or ("embedding", "indexing", "maintenance")
     if "embedding" in queues:
         current().embedder.warm()
-    from pipeline.app import app
+    from pipeline.app import main
 
-    app.worker_main(arguments(queues, name))
+    main("worker", arguments(queues, name))
 
 
 def run_beat() -> None:
     """Run the schedule. It keeps no file: see the scheduler."""
-    from pipeline.app import app
+    from pipeline.app import main
 
-    app.start(["beat", "--pidfile=", f"--loglevel={current().settings.log_level}"])
+    main("beat", ["--pidfile=", f"--loglevel={current().settings.log_level}"])
 
 
 def run_flower(port: int | None, address: str | None) -> None:

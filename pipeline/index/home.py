@@ -20,6 +20,8 @@ from pipeline.index.draft import Draft
 from pipeline.index.manifest import FileRef, Manifest, Pointer, SegmentRef, sha256
 
 CURRENT: Final = "CURRENT"
+BESIDE: Final = "NEXT-"
+"""Pointers of indexes that are being built beside the served one."""
 MANIFESTS: Final = "manifests/"
 BUILD: Final = "build"
 """What a generation's note says where it brought new outcomes in. Merges and operators move only what was there."""
@@ -36,6 +38,10 @@ class Home:
         self._served: tuple[str, Manifest] | None = None
         """The last manifest that was read, and its digest, which takes longer to compute than all the rest of a poll."""
         self._lock = threading.Lock()
+
+    def beside(self, recipe_digest: str) -> Home:
+        """The home of an index with another recipe, in the same place."""
+        return Home(self.blobs, f"{BESIDE}{recipe_digest}")
 
     # Generations --------------------------------------------------------------------------------------------------
 

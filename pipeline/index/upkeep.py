@@ -14,14 +14,12 @@ from typing import Final
 from pipeline.blobs import BlobStore
 from pipeline.errors import ConfigurationError, CorruptIndex
 from pipeline.index.draft import Draft
-from pipeline.index.home import CURRENT, Home
+from pipeline.index.home import BESIDE, CURRENT, Home
 from pipeline.index.manifest import Manifest, Pointer
 from pipeline.index.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
-BESIDE: Final = "NEXT-"
-"""Pointers of indexes that are being built beside the served one."""
 PINS: Final = "pins/"
 COLLECTED: Final = ("manifests/", "segments/", "deletes/", "shards/")
 """Manifests first: a crash on the way must not leave one behind whose segments are gone."""
@@ -52,11 +50,6 @@ def promote(home: Home, beside: Home) -> Manifest:
     manifest = _republish(home, found[0], note=f"recipe {found[0].recipe.digest}", held=False)
     beside.blobs.delete(beside.pointer_name)
     return manifest
-
-
-def beside(home: Home, recipe_digest: str) -> Home:
-    """The home of an index with another recipe, in the same place."""
-    return Home(home.blobs, f"{BESIDE}{recipe_digest}")
 
 
 def _republish(home: Home, content: Manifest, *, note: str, held: bool) -> Manifest:

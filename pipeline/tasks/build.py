@@ -213,7 +213,7 @@ def follow_up(context: Context, manifest: Manifest) -> None:
 
 def promote(context: Context) -> None:
     """Serve the index of a new recipe once it is complete (everything listed, nothing waiting) and nobody holds the old one."""
-    building, served = context.building().home, context.home.current()
+    building, served = context.building_home(), context.home.current()
     counts = context.ledger.counts()
     if (
         building.pointer_name != context.home.pointer_name

@@ -9,7 +9,7 @@ from index_support import Index
 from pipeline.errors import ConfigurationError, Conflict, CorruptIndex
 from pipeline.index.home import CURRENT, Home
 from pipeline.index.recipe import Recipe
-from pipeline.index.upkeep import beside, gc, pin, pinned, promote, resume, rollback, unpin, verify_digests
+from pipeline.index.upkeep import gc, pin, pinned, promote, resume, rollback, unpin, verify_digests
 
 LATER = 2.0**40
 """A time at which everything is old."""
@@ -124,7 +124,7 @@ def test_cleanup_of_a_damaged_home_deletes_nothing(index: Index) -> None:
 def test_another_index_is_built_beside_and_promoted_when_complete(index: Index) -> None:
     # Given an index of another recipe, built in the same place under a pointer of its own
     recipe = Recipe.of({"model": "another"})
-    other = beside(index.home, recipe.digest)
+    other = index.home.beside(recipe.digest)
     writer = index.new_writer(recipe, home=other)
     for uri, word in (("x", "kiwi"), ("y", "lime")):
         draft = writer.draft([index.add(uri, word)])
