@@ -185,12 +185,19 @@ class Relay:
 
     def _listen(self) -> None:
         """Wait for what the watches hear. Beyond the window nothing is heard, and the source has to wait."""
-        pause = 0.01 if self._backfills else self._poll_interval() if self._open else 0.25
+        pause = self._pause()
         room = self._settings.window - len(self._open) - len(self._live)
         if room <= 0:
             time.sleep(pause)
         else:
             self._hear(room, pause)
+
+    def _pause(self) -> float:
+        """Short where differences wait to be handed over; longer while a listing has found none, as it needs the interpreter itself."""
+        if any(backfill.waiting for backfill in self._backfills):
+            return 0.01
+        pause = self._poll_interval() if self._open else 0.25
+        return min(pause, 0.05) if self._backfills else pause
 
     def _hear(self, room: float = math.inf, pause: float | None = None) -> None:
         """Take from the inbox until it is empty or about `room` events were taken; wait `pause` seconds for the first."""

@@ -21,7 +21,7 @@ from threading import Event
 
 from pipeline.errors import ConfigurationError, DocumentError, DocumentInMotion, Unavailable
 from pipeline.model import Content, Delivery, DocumentEvent, Listed, Overflow, Unchanged
-from pipeline.sources.names import Ignore, media_type, name_to_text, path_to_uri, text_to_name, uri_to_path
+from pipeline.sources.names import Ignore, media_type, name_to_text, text_to_name, uri_to_path
 from pipeline.sources.walk import GONE, Walk, regular_file
 
 __all__ = ["FolderSource"]
@@ -96,8 +96,8 @@ class FolderSource:
         walk = Walk(self._below, self._ignore)
         start = self._start(prefix or self._root)
         if start is not None:
-            for path, status in walk.files(start):
-                yield Listed(path_to_uri(self._root, path), version_of(status), status.st_size)
+            for name, status in walk.files(start):
+                yield Listed(self._root + name, version_of(status), status.st_size)
         self._require_root()
         if walk.unreadable:
             raise Unavailable(

@@ -42,35 +42,38 @@ class Walk:
         self._ignore = ignore
         self.unreadable: list[str] = []
 
-    def files(self, start: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
-        """Relative paths of the files below `start` (b"" or a relative path with a slash at its end)."""
+    def files(self, start: bytes) -> Iterator[tuple[str, os.stat_result]]:
+        """The files below `start` (b"" or a relative path with a slash at its end), by their relative paths as a uri spells them."""
         stack = [iter(self._scan(start))]
         while stack:
-            path = next(stack[-1], None)
-            if path is None:
+            for name, path in stack[-1]:
+                if name.endswith("/"):
+                    stack.append(iter(self._scan(path)))
+                    break
+                if (status := regular_file(self._root + path)) is not None:
+                    yield name, status
+            else:
                 stack.pop()
-            elif path.endswith(b"/"):
-                stack.append(iter(self._scan(path)))
-            elif (status := regular_file(self._root + path)) is not None:
-                yield path, status
 
-    def _scan(self, folder: bytes) -> list[bytes]:
-        """Paths of what counts in one folder, ordered as their uris; folders end with a slash, as in a uri."""
-        found = []
+    def _scan(self, folder: bytes) -> list[tuple[str, bytes]]:
+        """What counts in one folder, in the order of the uris: as text and as path. Folders end with a slash, as in a uri."""
+        found, above = [], name_to_text(folder)
         try:
             with os.scandir(self._root + folder) as entries:
                 for entry in entries:
-                    if self._ignore.name(entry.name):
+                    name = entry.name
+                    if self._ignore.name(name):
                         continue
                     if entry.is_dir(follow_symlinks=False):
-                        found.append(entry.name + b"/")
+                        found.append((above + name_to_text(name) + "/", folder + name + b"/"))
                     elif entry.is_file(follow_symlinks=False):
-                        found.append(entry.name)
+                        found.append((above + name_to_text(name), folder + name))
         except OSError as error:
             if error.errno not in GONE:
                 self._leave_out(folder, error)
             return []
-        return [folder + name for name in sorted(found, key=name_to_text)]
+        found.sort()
+        return found
 
     def _leave_out(self, folder: bytes, error: OSError) -> None:
         name = name_to_text(self._root + folder)
