@@ -60,6 +60,7 @@ def _restarts(folder: Path, files: int, rounds: int) -> tuple[float, float]:
     corpus.fill(folder / "inbox", files)
     with stack(folder, model="hash:256") as running:
         running.until(lambda: running.documents() == files, what=f"{files} documents", step=0.02)
+        running.until(lambda: running.status()["stage"] == "idle", what="the last merge", step=1.0)  # else a start has something to do
     seconds = []
     for _ in range(rounds):
         with stack(folder, model="hash:256") as running:
