@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import random
 from collections.abc import Iterator
 from functools import cache
@@ -26,6 +27,27 @@ def texts(number: int, words: int | tuple[int, int] = 100, *, seed: int = 1) -> 
     for _ in range(number):
         length = words if isinstance(words, int) else int(words[0] * (words[1] / words[0]) ** chance.random())
         yield " ".join(chance.choice(known) for _ in range(length)) + "."
+
+
+def prose(number: int, words: int = 100) -> list[str]:
+    """The first `words` words of `number` different docstrings: people's sentences, of which some mean nearly the same."""
+    found: dict[str, None] = {}
+    for package in ("numpy", "scipy", "sklearn"):
+        for path in sorted(Path(str(files(package))).rglob("*.py")):
+            for docstring in _docstrings(path):
+                text = docstring.split()
+                if len(text) >= words:
+                    found[" ".join(text[:words])] = None
+                if len(found) == number:
+                    return list(found)
+    raise ValueError(f"no {number} docstrings of {words} words are installed here")
+
+
+def _docstrings(path: Path) -> Iterator[str]:
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, documented) and (docstring := ast.get_docstring(node)):
+            yield docstring
 
 
 def fill(folder: Path, number: int, words: int | tuple[int, int] = 100, *, seed: int = 1) -> None:

@@ -14,10 +14,14 @@ from typing import NamedTuple, TypeVar
 from pipeline.errors import DropdexError, TooManyRemovals
 from pipeline.model import DocumentEvent, Entry, Listed, Origin, State
 
-__all__ = ["ALWAYS_ALLOWED", "Difference", "differences", "reconcile"]
+__all__ = ["ALWAYS_ALLOWED", "DUE", "Difference", "differences", "reconcile"]
 
 ALWAYS_ALLOWED = 10
 """Removals that are never refused: in a small corpus a share says nothing (one of two files is 50 %)."""
+
+DUE = "due"
+"""The wish for a reconcile that the schedule leaves in the ledger, perhaps before the relay was started: a listing under way
+answers it. Whoever asks by hand asks about what is there now, and that listing may be past it."""
 
 SPOOL_BYTES = 4 * 2**20
 """Removals that wait for the end of the listing stay in memory up to here, then go to a temporary file."""

@@ -25,6 +25,7 @@ from pipeline.errors import DropdexError, TooManyRemovals, Unavailable
 from pipeline.ledger import Claim, Ledger, Standing
 from pipeline.model import Delivery, DocumentEvent, Origin, Overflow
 from pipeline.progress import Teller
+from pipeline.reconcile import DUE
 from pipeline.settings import Settings
 from pipeline.sources import Source
 
@@ -231,6 +232,10 @@ class Relay:
         log.info("reconcile begins", extra={"action": "reconcile", "prefix": prefix})
         return backfill
 
+    def _lists_all(self) -> bool:
+        prefixes = {backfill.prefix for backfill in self._backfills if backfill.listing}
+        return "" in prefixes or all(source.root in prefixes for source in self._sources)
+
     def _end_backfills(self) -> None:
         while self._backfills and self._backfills[0].done:
             backfill = self._backfills[0]
@@ -269,7 +274,7 @@ class Relay:
             self._seed()  # an index that somebody restored or emptied is noticed here where no build would
         if self._epoch and self._ledger.epoch() != self._epoch:
             self._relearn()
-        if wish or now >= self._relist_at:
+        if (wish and not (wish == DUE and self._lists_all())) or now >= self._relist_at:
             self._relist_at = math.inf
             self._reconcile(allow_removals=wish == "allow-removals")
         standings = self._ledger.standings(self._epoch, {uri: pending.stamp for uri, pending in self._open.items()})

@@ -9,6 +9,7 @@ import time
 from pipeline.app import RETRY, app
 from pipeline.context import current
 from pipeline.index import upkeep
+from pipeline.reconcile import DUE
 from pipeline.status import figures
 
 log = logging.getLogger(__name__)
@@ -43,4 +44,4 @@ def statistics() -> None:
 @app.task(name="dropdex.reconcile", **RETRY)
 def reconcile() -> None:
     """Ask the watchers for a listing. They own the events, so they list."""
-    current().ledger.note("reconcile", "wanted")
+    current().ledger.note("reconcile", DUE)

@@ -17,6 +17,7 @@ from pipeline.index import upkeep
 from pipeline.index.home import Home
 from pipeline.ledger import Ledger, Look
 from pipeline.model import State
+from pipeline.reconcile import DUE
 from pipeline.sinks.swap import Swap
 from pipeline.tasks import build as build_module
 from pipeline.tasks import embed as embed_module
@@ -774,7 +775,7 @@ class TestMaintenance:
         statistics()
         assert '"published_documents": 1' in pipeline.context.ledger.noted("statistics")
         reconcile()
-        assert pipeline.context.ledger.take_note("reconcile") == "wanted"
+        assert pipeline.context.ledger.take_note("reconcile") == DUE
 
     def test_publish_brings_the_served_generation_to_a_mirror_and_no_older_one(
         self, opened: Callable[..., Pipeline], tmp_path: Path

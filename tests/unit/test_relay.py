@@ -20,6 +20,7 @@ from pipeline.errors import ConfigurationError, DropdexError, TooManyRemovals, U
 from pipeline.ledger import Ledger, Outcome
 from pipeline.model import Content, DeadLetter, Delivery, DocumentEvent, Entry, Listed, Origin, Overflow, State, Unchanged
 from pipeline.progress import Progress
+from pipeline.reconcile import DUE
 from pipeline.relay import FIRST_BATCH, Relay, batch_size
 from pipeline.settings import Settings
 from tests.support import wait_until
@@ -38,12 +39,14 @@ class ScriptedSource:
         self.acks: list[str] = []
         self.released: list[str] = []
         self.listing_breaks: Exception | None = None
+        self.listings = 0
         self.may_list = Event()
         self.may_list.set()
 
     def check(self) -> None: ...
 
     def list(self, prefix: str = "") -> Iterator[Listed]:
+        self.listings += 1
         assert self.may_list.wait(30)
         for uri in sorted(self.documents):
             if uri.startswith(prefix or self.root):
@@ -471,7 +474,7 @@ class TestLostMemory:
         stand.listed()
 
         stand.published, stand.restored = [], True
-        stand.ledger.note("reconcile", "wanted")  # as Beat does
+        stand.ledger.note("reconcile", DUE)  # as Beat does
 
         stand.awaits("quiet", times=2)
 
@@ -744,6 +747,23 @@ class TestReconcile:
 
         stand.ledger.note("reconcile", "allow-removals")
         stand.awaits(*names[20:])
+
+    @pytest.mark.parametrize(("wish", "more"), [(DUE, 0), ("wanted", 1)])
+    def test_a_listing_under_way_answers_the_schedule_and_nobody_else(
+        self, start: Callable[..., Stand], source: ScriptedSource, wish: str, more: int
+    ) -> None:
+        # Given a listing of everything that is under way
+        stand = start()
+        source.may_list.clear()
+        source.script.put(Overflow(source.root))
+        wait_until(lambda: source.listings == 2, lambda: str(source.listings), seconds=5)
+        # When a reconcile is asked for
+        stand.ledger.note("reconcile", wish)
+        wait_until(lambda: not stand.ledger.noted("reconcile"), "the wish to be taken", seconds=5)
+        source.may_list.set()
+        # Then only somebody who asks by hand is given one more
+        time.sleep(CALM)
+        assert source.listings == 2 + more
 
     def test_on_demand_without_a_watch(self, redis_client: Redis, source: ScriptedSource) -> None:
         source.list_only("a", "b")
