@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     max_batch: int = Field(2000, ge=1, description="Documents per batch at the most")
     max_batch_bytes: int = Field(32 * 2**20, gt=0, description="Bytes of documents per batch at the most")
     live_batch_seconds: float = Field(0.5, gt=0, description="Seconds of work per batch while live events wait")
-    backfill_batch_seconds: float = Field(1.5, gt=0, description="Seconds of work per batch while only backfill waits")
+    backfill_batch_seconds: float = Field(3.0, gt=0, description="Seconds of work per batch while only backfill waits")
     window: int = Field(20_000, ge=1, description="Unacknowledged events at the most; beyond it the source has to wait")
     reconcile_every: float = Field(900.0, gt=0, description="Seconds between two listings")
     removal_guard: float = Field(0.3, ge=0, le=1, description="Share of the documents that one reconcile may remove unless told otherwise")
