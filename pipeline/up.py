@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from threading import Event
-from typing import Any
+from threading import Event, Timer
+from typing import TYPE_CHECKING, Any
 
 import click
 from redis.exceptions import RedisError
@@ -24,6 +25,10 @@ from pipeline.settings import PREFIX, Settings, load_for
 from pipeline.status import ledger_figures
 from pipeline.supervise import Program, Supervisor
 
+if TYPE_CHECKING:
+    from pipeline.model import Origin
+    from pipeline.relay import Flow
+
 PROGRESS_SECONDS = 0.5
 """How often the progress line is drawn on a terminal; elsewhere it is printed when something changed."""
 
@@ -33,6 +38,9 @@ STARTING_SECONDS = 0.1
 AFTERWARDS = 10
 """Niceness of what nobody waits for: a merge or a tick of Beat takes the cores that embedding and builds leave."""
 
+LATE_SECONDS = 3.0
+"""After the start, when nothing was handed over so far: the first dropped file shall not wait for an import."""
+
 RATE_SAMPLES = 10
 """Progress lines that the shown documents per second are taken over."""
 
@@ -41,10 +49,30 @@ def watch(stop: Event) -> None:
     """Run the relay until `stop` is set."""
     from pipeline.context import current
     from pipeline.relay import Relay
-    from pipeline.tasks import flow
 
     context = current()
-    Relay(context.sources, context.ledger, flow, context.seed, context.settings).run(stop)
+    Relay(context.sources, context.ledger, LateFlow(), context.seed, context.settings).run(stop)
+
+
+class LateFlow:
+    """The Celery side, imported when something is handed over or soon after the start: a start with nothing to do waits for no Celery."""
+
+    def __init__(self) -> None:
+        timer = Timer(LATE_SECONDS, self._flow)
+        timer.daemon = True
+        timer.start()
+
+    def hand_over(self, batches: Iterable[Sequence[str]], origin: Origin) -> None:
+        self._flow().hand_over(batches, origin)
+
+    def request_build(self) -> None:
+        self._flow().request_build()
+
+    @staticmethod
+    def _flow() -> Flow:
+        from pipeline.tasks import flow
+
+        return flow
 
 
 def run(source: str | None, port: int | None, stop: Event) -> None:
