@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import freshness, ingest, merging, plumbing, publication, report, search, swaps
+from benchmarks import freshness, ingest, instructions, merging, plumbing, publication, report, samples, search, swaps
 from benchmarks.queues import table as queues
 from benchmarks.scale import page as scale
 
@@ -25,6 +25,8 @@ BENCHMARKS = {
     "million": freshness.million,
     "swaps": swaps.swaps,
     "search": search.search,
+    "instructions": instructions.instructions,
+    "samples": samples.samples,
     "queues": queues.compared,
     "scale": scale.measured,
     "simulation": scale.simulated,

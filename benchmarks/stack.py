@@ -51,6 +51,10 @@ class Stack:
         every = self._refresh_every if self._index.startswith("file:") else 0.1  # a look costs an emulator a request
         return Reader.open(self._index, refresh_every=every, cache_dir=self.folder / "reader-cache")
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def log(self) -> str:
         return (self.folder / "up.log").read_text()
 
