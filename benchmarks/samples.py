@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -48,7 +49,17 @@ def samples() -> Iterator[Row]:
 
 def _spies(parent: int, folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     for program, pid in _at_work(parent).items():
-        record = ["py-spy", "record", "--nonblocking", "--rate", "100", "--duration", str(SECONDS), "--format", "raw"]
+        record = [
+            str(Path(sys.executable).with_name("py-spy")),
+            "record",
+            "--nonblocking",
+            "--rate",
+            "100",
+            "--duration",
+            str(SECONDS),
+            "--format",
+            "raw",
+        ]
         output = ["--output", str(folder / program), "--pid", str(pid)]
         yield program, subprocess.Popen([*record, *output], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
