@@ -77,5 +77,5 @@ def _ours(raw: str) -> Counter[str]:
         stack_, _, number = line.rpartition(" ")
         ours = [frame for frame in stack_.split(";") if "pipeline/" in frame]
         if ours:
-            counts[ours[-1].rpartition(":")[0]] += int(number)
+            counts[ours[-1].rpartition(":")[0] + ")"] += int(number)
     return counts
