@@ -20,7 +20,7 @@ FILES = 20_000
 SECONDS = 6
 """Of sampling: about as long as the files take."""
 SHOWN = 8
-PROGRAMS = {"watch": " watch", "embedding": " worker embedding ", "indexing": " worker indexing "}
+PROGRAMS = {"watch": " watch ", "embedding": " worker embedding ", "indexing": " worker indexing "}
 PAGE = report.DOCS / "benchmarks.md"
 
 
@@ -67,7 +67,7 @@ def _spies(parent: int, folder: Path) -> Iterator[tuple[str, subprocess.Popen[by
 def _at_work(parent: int) -> dict[str, int]:
     """Process of each program. Of a prefork worker it is the child, which comes after its parent."""
     commands = {process.pid: " ".join(process.cmdline()) + " " for process in psutil.Process(parent).children(recursive=True)}
-    return {program: pid for pid, command in commands.items() for program, mark in PROGRAMS.items() if f"{mark.rstrip()} " in command}
+    return {program: pid for pid, command in commands.items() for program, mark in PROGRAMS.items() if mark in command}
 
 
 def _ours(raw: str) -> Counter[str]:
