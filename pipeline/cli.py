@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,6 +21,7 @@ from pipeline.context import Context, current
 from pipeline.errors import DropdexError, Unavailable
 from pipeline.health import KINDS
 from pipeline.logs import configure
+from pipeline.process import die_with_parent, stop_on_signals
 from pipeline.settings import PREFIX, load, load_for, origins
 
 if TYPE_CHECKING:
@@ -68,14 +68,6 @@ def _echo_each(lines: Iterable[str]) -> int:
     return number
 
 
-def _stop_on_signals() -> Event:
-    """Set at SIGINT and SIGTERM, so that a loop ends where it is safe to end."""
-    stop = Event()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda *_: stop.set())
-    return stop
-
-
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dropdex")
 @click.option("--with-parent", type=int, hidden=True, help="Die with this process.")
@@ -83,8 +75,6 @@ def main(with_parent: int | None) -> None:
     """Drop a file; a moment later every reader searches an index that contains it."""
     os.umask(os.umask(0o077) | 0o027)  # logs and scratch files hold names and words of documents: nobody else's, whatever the login says
     if with_parent:
-        from pipeline.process import die_with_parent
-
         die_with_parent(with_parent, signal.SIGKILL)  # the broker goes with it, so nothing could be finished in order
 
 
@@ -101,7 +91,7 @@ def up(source: str | None, port: int | None) -> None:
     """
     from pipeline.up import run
 
-    run(source, port, _stop_on_signals())
+    run(source, port, stop_on_signals())
 
 
 @main.command()
@@ -110,7 +100,7 @@ def watch() -> None:
     from pipeline.up import watch as run
 
     configure(load())
-    run(_stop_on_signals())
+    run(stop_on_signals())
 
 
 @main.command()
@@ -165,7 +155,7 @@ def reconcile(source: str | None, dry_run: bool, allow_removals: bool) -> None:
 
     context = Context(load_for(source))
     if not dry_run:
-        click.echo(operate.reconcile(context, _stop_on_signals(), allow_removals=allow_removals))
+        click.echo(operate.reconcile(context, stop_on_signals(), allow_removals=allow_removals))
         return
     number = _echo_each(event.uri for event in operate.differences_of(context, allow_removals=allow_removals))
     click.echo(f"{number} differences", err=True)
