@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from pipeline.text.extract import Extractor
-from pipeline.text.split import Piece, Splitter
+from pipeline.text.split import VERSION, Piece, Splitter
 
 __all__ = ["Extractor", "Piece", "Splitter", "extractor_id", "splitter_id"]
 
@@ -21,7 +21,7 @@ def extractor_id() -> str:
 
 def splitter_id(max_tokens: int) -> str:
     """The splitter's part of the recipe: another value may cut the same text into other passages."""
-    return f"semantic-text-splitter-{_minor('semantic-text-splitter')}-{max_tokens}"
+    return f"breaks-{VERSION}-{max_tokens}"
 
 
 def _minor(distribution: str) -> str:

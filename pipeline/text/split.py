@@ -1,12 +1,15 @@
 """Text to passages that fit the model's window, special tokens counted. Pure; every passage is text[start:end].
 
 Most documents fit the window and are one passage: all of them are measured in one call of the tokenizer. Longer ones are
-cut where their structure suggests it. The tokens are counted once and handed on, so that the embedder can plan with them.
+tokenised once, and the offsets of the tokens say how far each passage may reach; it ends at the best break of its second
+half. The tokens of every passage are counted once and handed on, so that the embedder can plan with them.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -14,8 +17,10 @@ from pipeline.errors import ConfigurationError
 from pipeline.model import Passage
 
 if TYPE_CHECKING:
-    from semantic_text_splitter import TextSplitter
     from tokenizers import Tokenizer
+
+VERSION: Final = 1
+"""Raised when the same text would be cut into other passages."""
 
 _MIN_WINDOW: Final = 16
 """Tokens: one visible character can take several, and special tokens some more."""
@@ -24,16 +29,21 @@ _CHARS_PER_TOKEN: Final = 12
 """Characters per token of window that a passage may have at the most. Prose has 4 to 5, but a megabyte without a space is
 one unknown token, and so is a megabyte of spaces none."""
 
-_SECTION_CHARS: Final = 8_000
-"""The splitter's work grows with the square of the length where a text has no spaces: 0.02 MB/s at 100,000 characters."""
+_WINDOWS_AT_ONCE: Final = 16
+"""Longest passages that are tokenised together; bounds the memory that the offsets of a long text take."""
 
-_BREAKS: Final = ("\n\n", "\n", ". ", "。", " ")
-"""Where a section may end, best first."""
+_BREAKS: Final = (("\n\n", "\r\n\r\n"), ("\n",), (". ", "! ", "? ", "。", "！", "？"), (" ", "\t", "\u3000"))
+"""Where a passage should end, best first: paragraph, line, sentence, word."""
 
 _BATCH: Final = 1_024
 """Texts per call of the tokenizer; bounds the memory that the encodings take."""
 
+_LONGEST_CHARACTER: Final = 8
+"""Code points that are looked back over for the beginning of a character with its accents."""
+
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+_VISIBLE: Final = re.compile(r"\S")
 
 
 class Piece(NamedTuple):
@@ -57,16 +67,10 @@ class Splitter:
             raise ConfigurationError(
                 f"a passage of {max_tokens} tokens is too short", hint=f"set DROPDEX_PASSAGE_TOKENS to {_MIN_WINDOW} or more"
             )
-        from semantic_text_splitter import TextSplitter
-
         self._window = max_tokens
         self._tokenizer = _unbounded(tokenizer)
+        self._room = max_tokens - (self._tokenizer.num_special_tokens_to_add(False) if self._tokenizer else 0)
         self._max_chars = max_tokens * (_CHARS_PER_TOKEN if tokenizer else 1)
-        self._by_characters = TextSplitter(self._max_chars)
-        self._splitter = self._by_characters
-        if self._tokenizer is not None:
-            special = self._tokenizer.num_special_tokens_to_add(False)
-            self._splitter = TextSplitter.from_huggingface_tokenizer(self._tokenizer, max_tokens - special)
 
     def split(self, text: str) -> list[Passage]:
         """The passages of one text, in order, without overlap; what lies between them is white space."""
@@ -85,13 +89,43 @@ class Splitter:
         return pieces
 
     def _pieces(self, long: _Cut) -> Iterator[Piece]:
-        cuts = [cut for section in _sections(long) for cut in self._cut(self._splitter, section)]
-        cuts = [part for cut in cuts for part in (self._cut(self._by_characters, cut) if len(cut.text) > self._max_chars else (cut,))]
+        cuts = list(self._cuts(long))
         for cut, tokens in zip(cuts, self._count([cut.text for cut in cuts]), strict=True):
             if tokens <= self._window:
                 yield _piece(cut, tokens)
             else:
                 yield from self._halves(cut)
+
+    def _cuts(self, long: _Cut) -> Iterator[_Cut]:
+        """Passages as the tokens of the whole text promise that they fit; where a cut changes tokens, one may not."""
+        text, start = long.text, 0
+        while start < len(text):
+            stretch = text[start : start + _WINDOWS_AT_ONCE * self._max_chars]
+            ends, last = self._ends(stretch), start + len(stretch) == len(text)
+            here = 0
+            while visible := _VISIBLE.search(stretch, here):
+                here = visible.start()
+                end = self._reach(stretch, ends, here)
+                if end == len(stretch) and not last:
+                    break  # what follows may fit as well
+                yield _trimmed(long.document, long.start + start + here, stretch[here:end])
+                here = end
+            else:
+                here = len(stretch)
+            start += here
+
+    def _reach(self, text: str, ends: Sequence[int], start: int) -> int:
+        """Where the passage that begins at `start` ends, given where each token ends."""
+        beyond = bisect_right(ends, start) + self._room
+        limit = ends[beyond - 1] if beyond < len(ends) else len(text)
+        limit = min(limit, start + self._max_chars)
+        return limit if limit == len(text) else _break(text, start, limit)
+
+    def _ends(self, text: str) -> Sequence[int]:
+        """For each token, the offset behind its last character."""
+        if self._tokenizer is None:
+            return range(1, len(text) + 1)
+        return [end for _, end in self._tokenizer.encode(text, add_special_tokens=False).offsets]
 
     def _halves(self, cut: _Cut) -> Iterator[Piece]:
         """Cutting a word that was unknown as a whole can uncover tokens; then the passage no longer fits."""
@@ -103,11 +137,6 @@ class Splitter:
                 yield _piece(half, tokens)
             else:
                 yield from self._halves(half)
-
-    @staticmethod
-    def _cut(splitter: TextSplitter, cut: _Cut) -> list[_Cut]:
-        parts = (_trimmed(cut.document, cut.start + start, text) for start, text in splitter.chunk_indices(cut.text))
-        return [part for part in parts if part.text]
 
     def _count(self, texts: list[str]) -> list[int]:
         if self._tokenizer is None:
@@ -139,20 +168,20 @@ def _piece(cut: _Cut, tokens: int) -> Piece:
     return Piece(Passage(cut.text, cut.start, cut.start + len(cut.text)), tokens)
 
 
-def _sections(cut: _Cut) -> Iterator[_Cut]:
-    """Stretches of at most _SECTION_CHARS, ended at the best break in their second half."""
-    start, length = 0, len(cut.text)
-    while start < length:
-        end = min(start + _SECTION_CHARS, length)
-        if end < length:
-            end = _break(cut.text, start + _SECTION_CHARS // 2, end)
-        yield _Cut(cut.document, cut.start + start, cut.text[start:end])
-        start = end
-
-
-def _break(text: str, start: int, end: int) -> int:
-    for mark in _BREAKS:
-        found = text.rfind(mark, start, end)
-        if found >= 0:
-            return found + len(mark)
+def _break(text: str, start: int, limit: int) -> int:
+    """The best place to end a passage of text[start:limit] in its second half; white space at `limit` ends a word there."""
+    middle = start + (limit - start) // 2
+    for marks in _BREAKS:
+        end = max(_behind(text, mark, middle, limit) for mark in marks)
+        if end > middle:
+            return end
+    end = limit
+    while start < end - 1 and limit - end < _LONGEST_CHARACTER and unicodedata.category(text[end]).startswith("M"):
+        end -= 1
     return end
+
+
+def _behind(text: str, mark: str, start: int, limit: int) -> int:
+    """The offset behind the last `mark` that leaves nothing visible behind `limit`; 0 where there is none."""
+    found = text.rfind(mark, start, limit + mark[-1].isspace())
+    return found + len(mark) if found >= 0 else 0
