@@ -269,12 +269,13 @@ class Relay:
             return
         self._last_poll = now
         self._tell(now)
+        lists_all = self._lists_all()  # before the wish is taken: a listing that ends in between answers it, too
         wish = self._ledger.take_note("reconcile")
         if wish:
             self._seed()  # an index that somebody restored or emptied is noticed here where no build would
         if self._epoch and self._ledger.epoch() != self._epoch:
             self._relearn()
-        if (wish and not (wish == DUE and self._lists_all())) or now >= self._relist_at:
+        if (wish and not (wish == DUE and lists_all)) or now >= self._relist_at:
             self._relist_at = math.inf
             self._reconcile(allow_removals=wish == "allow-removals")
         standings = self._ledger.standings(self._epoch, {uri: pending.stamp for uri, pending in self._open.items()})
