@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from redis.exceptions import RedisError
 
-from pipeline.model import DeadLetter, Entry, State
+from pipeline.model import DeadLetter, Entry, Known, State
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -300,17 +300,19 @@ class Ledger:
 
     def entries(self, uris: Sequence[str]) -> list[Entry | None]:
         """What the last look at each document found."""
-        if not uris:
-            return []
-        texts = cast("list[str | None]", self._redis.hmget(self._key("entries"), list(uris)))
-        return [Entry.from_json(uri, text) if text else None for uri, text in zip(uris, texts, strict=True)]
+        return [Entry.from_json(uri, text) if text else None for uri, text in zip(uris, self._entries(uris), strict=True)]
 
-    def known(self, prefix: str) -> Iterator[Entry]:
+    def _entries(self, uris: Sequence[str]) -> list[str | None]:
+        return cast("list[str | None]", self._redis.hmget(self._key("entries"), list(uris))) if uris else []
+
+    def known(self, prefix: str) -> Iterator[Known]:
         """Every document that was present (or dead) at its last look, in ascending byte order of its uri."""
         low, high = f"[{prefix}", b"[" + prefix.encode() + b"\xff"
         while True:
             uris = cast("list[str]", self._redis.zrangebylex(self._key("names"), low, cast("str", high), start=0, num=CHUNK))
-            yield from (entry for entry in self.entries(uris) if entry is not None)
+            for uri, text in zip(uris, self._entries(uris), strict=True):
+                if text and (known := Known.from_json(uri, text)):
+                    yield known
             if len(uris) < CHUNK:
                 return
             low = f"({uris[-1]}"

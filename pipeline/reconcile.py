@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from itertools import count
+from typing import NamedTuple
 
 from pipeline.errors import DropdexError, TooManyRemovals
-from pipeline.model import DocumentEvent, Entry, Listed, Origin, State
+from pipeline.model import DocumentEvent, Known, Listed, Origin
 
 __all__ = ["ALWAYS_ALLOWED", "DUE", "Difference", "differences", "reconcile"]
 
@@ -26,7 +27,8 @@ answers it. Whoever asks by hand asks about what is there now, and that listing 
 SPOOL_BYTES = 4 * 2**20
 """Removals that wait for the end of the listing stay in memory up to here, then go to a temporary file."""
 
-T = TypeVar("T", Listed, Entry)
+_END = "\U0010ffff"
+"""Above every uri, as they begin with a scheme: where a stream has ended, the other one goes on alone."""
 
 
 class Difference(NamedTuple):
@@ -36,32 +38,38 @@ class Difference(NamedTuple):
     removed: bool
 
 
-def differences(listing: Iterable[Listed], known: Iterable[Entry]) -> Iterator[Difference]:
-    """What the listing says otherwise than the ledger. Equal versions are silent, for dead letters too."""
-    lines, entries = _ascending(listing, "listing"), _ascending(known, "ledger")
-    line, entry = next(lines, None), next(entries, None)
-    while line is not None or entry is not None:
-        if entry is None or (line is not None and line.uri < entry.uri):
-            assert line is not None
-            yield _changed(line)
-            line = next(lines, None)
-        elif line is None or entry.uri < line.uri:
-            if entry.state is not State.REMOVED:
-                yield Difference(DocumentEvent(entry.uri, Origin.BACKFILL), removed=True)
-            entry = next(entries, None)
-        else:
-            if entry.state is State.REMOVED or entry.version != line.version:
-                yield _changed(line)
-            line, entry = next(lines, None), next(entries, None)
+def differences(listing: Iterable[Listed], known: Iterable[Known]) -> Iterator[Difference]:
+    """What the listing says otherwise than the ledger. Equal versions are silent, for dead letters too.
+
+    Raises DropdexError where a side is out of order. Python compares text as UTF-8 compares its bytes.
+    """
+    lines, entries = iter(listing), iter(known)
+    no_line, no_entry = Listed(_END, "", 0), Known(_END, "")
+    line, entry, last = next(lines, no_line), next(entries, no_entry), ""
+    while (uri := min(line.uri, entry.uri)) != _END:
+        if uri <= last:
+            side = "listing" if line.uri == uri else "ledger"
+            raise DropdexError(f"the {side} is out of order: {uri!r} came after {last!r}, so no difference can be trusted")
+        last = uri
+        listed, expected = line.uri == uri, entry.uri == uri
+        if not listed:
+            yield Difference(DocumentEvent(uri, Origin.BACKFILL), removed=True)
+        elif not expected or entry.version != line.version:
+            yield Difference(DocumentEvent(uri, Origin.BACKFILL, line.size), removed=False)
+        if listed:
+            line = next(lines, no_line)
+        if expected:
+            entry = next(entries, no_entry)
 
 
-def reconcile(listing: Iterable[Listed], known: Iterable[Entry], *, guard: float, allow_removals: bool = False) -> Iterator[DocumentEvent]:
+def reconcile(listing: Iterable[Listed], known: Iterable[Known], *, guard: float, allow_removals: bool = False) -> Iterator[DocumentEvent]:
     """Events for every difference: changes while the listing runs, removals after it has ended.
 
     Raises TooManyRemovals, after the changes and instead of the removals, where these are more than the share `guard`
     of the known documents (and more than ALWAYS_ALLOWED) and `allow_removals` is off.
     """
-    counted = _Counted(known)
+    counter = count()
+    counted = (entry for entry, _ in zip(known, counter, strict=False))
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES, mode="w+", encoding="utf-8", newline="\n") as spool:
         removals = 0
         for event, removed in differences(listing, counted):
@@ -70,35 +78,9 @@ def reconcile(listing: Iterable[Listed], known: Iterable[Entry], *, guard: float
                 spool.write(json.dumps(event.uri) + "\n")
             else:
                 yield event
-        if not allow_removals and removals > max(ALWAYS_ALLOWED, guard * counted.present):
-            raise TooManyRemovals(removals, counted.present)
+        documents = next(counter)
+        if not allow_removals and removals > max(ALWAYS_ALLOWED, guard * documents):
+            raise TooManyRemovals(removals, documents)
         spool.seek(0)
         for text in spool:
             yield DocumentEvent(json.loads(text), Origin.BACKFILL)
-
-
-def _changed(line: Listed) -> Difference:
-    return Difference(DocumentEvent(line.uri, Origin.BACKFILL, line.size), removed=False)
-
-
-def _ascending(items: Iterable[T], side: str) -> Iterator[T]:
-    """The same items; raises where one is not above the one before. Python compares text as UTF-8 compares its bytes."""
-    last: str | None = None
-    for item in items:
-        if last is not None and item.uri <= last:
-            raise DropdexError(f"the {side} is out of order: {item.uri!r} came after {last!r}, so no difference can be trusted")
-        last = item.uri
-        yield item
-
-
-class _Counted:
-    """Counts the documents that are there, on their way through."""
-
-    def __init__(self, known: Iterable[Entry]) -> None:
-        self._known = known
-        self.present = 0
-
-    def __iter__(self) -> Iterator[Entry]:
-        for entry in self._known:
-            self.present += entry.state is not State.REMOVED
-            yield entry

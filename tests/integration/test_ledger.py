@@ -12,7 +12,7 @@ from redis import Redis
 
 from pipeline import ledger as ledger_module
 from pipeline.ledger import Claim, Ledger, Look, Outcome, Standing
-from pipeline.model import DeadLetter, Entry, State
+from pipeline.model import DeadLetter, Entry, Known, State
 
 A, B, C = "file:///in/a", "file:///in/b", "file:///in/c"
 
@@ -57,7 +57,7 @@ class TestMemory:
 
         assert ledger.epoch() == epoch != ""
         assert ledger.entries([A]) == [entry]
-        assert list(ledger.known("file:///in/")) == [entry]
+        assert list(ledger.known("file:///in/")) == [Known(A, "v")]
         assert ledger.shards_of(["h", "x"]) == ["", None]
         assert ledger.settled(10) == []
 
