@@ -112,6 +112,13 @@ def socket_path(directory: Path) -> Path:
     return folder / "valkey.sock"
 
 
+def await_embedded(directory: Path | None) -> None:
+    """Wait while the embedded server of `directory` (None: there is none) starts. Celery would look again after two seconds only."""
+    deadline = time.monotonic() + START_SECONDS
+    while directory and not _ping(socket_path(directory)).startswith(b"+PONG") and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
 class EmbeddedBroker:
     """The Valkey of `directory`. Start it once per folder; every other process connects to `urls`."""
 

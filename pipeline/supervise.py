@@ -1,7 +1,8 @@
 """Programs that run together in one terminal: started wave by wave, restarted when they die, stopped in the other order.
 
 Each leads a process group of its own, so that the terminal's Ctrl-C reaches the supervisor only, and has an order to die with
-it. They share one session: between sessions, Linux shares the processors out without a look at niceness (sched_autogroup).
+it. What nobody waits for starts later and gives way to the rest. That takes one session for all: between sessions, Linux
+shares the processors out without a look at niceness (sched_autogroup).
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from pipeline.errors import ConfigurationError, DropdexError
 
 log = logging.getLogger(__name__)
 
+AFTERWARDS = 10
+"""Niceness in the background: a merge or a tick of Beat takes the cores that embedding and builds leave."""
+
 FAST_DEATHS = 5
 """Deaths within `FAST_SECONDS` after which a program is given up, and everything with it."""
 
@@ -34,12 +38,15 @@ KILL_SECONDS = 5.0
 
 @dataclass
 class Program:
-    """One command and its process. `grace` is how long, in seconds, it may take to finish what it does; `nice` what it gives way to."""
+    """One command and its process. `grace` is how long, in seconds, it may take to finish what it does.
+
+    Nobody waits for one in the `background`: it starts later, and gives way to the others.
+    """
 
     name: str
     command: Sequence[str]
     grace: float = 10.0
-    nice: int = 0
+    background: bool = False
     process: subprocess.Popen[bytes] | None = None
     deaths: deque[float] = field(default_factory=lambda: deque(maxlen=FAST_DEATHS))
 
@@ -54,19 +61,26 @@ class Supervisor:
         self._logs = log_folder
 
     def start(self) -> None:
-        """Start every program, in order."""
+        """Start every program that somebody waits for, in order."""
         self._logs.mkdir(parents=True, exist_ok=True, mode=0o750)
         for program in self._programs:
-            self._start(program)
+            if not program.background:
+                self._start(program)
+
+    def start_background(self) -> None:
+        """Start the others, unless they were started before."""
+        for program in self._programs:
+            if program.background and program.process is None:
+                self._start(program)
 
     def _start(self, program: Program) -> None:
         with (self._logs / f"{program.name}.log").open("ab") as out:
             program.process = subprocess.Popen(
                 program.command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, process_group=0, env=self._environment
             )
-        if program.nice:
+        if program.background:
             with contextlib.suppress(ProcessLookupError):  # it may have died already
-                os.setpriority(os.PRIO_PROCESS, program.process.pid, program.nice)
+                os.setpriority(os.PRIO_PROCESS, program.process.pid, AFTERWARDS)
         log.info("started", extra={"action": "start", "program": program.name, "pid": program.process.pid})
 
     def check(self) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from redis.exceptions import RedisError
 
-from pipeline.broker import EmbeddedBroker, broker_url
+from pipeline.broker import EmbeddedBroker, await_embedded, broker_url
 from pipeline.context import Context
 from pipeline.errors import DropdexError
 from pipeline.logs import new_run
@@ -35,11 +35,8 @@ PROGRESS_SECONDS = 0.5
 STARTING_SECONDS = 0.1
 """The same until it is ready: somebody waits for that."""
 
-AFTERWARDS = 10
-"""Niceness of what nobody waits for: a merge or a tick of Beat takes the cores that embedding and builds leave."""
-
 LATE_SECONDS = 3.0
-"""After the start, when nothing was handed over so far: the first dropped file shall not wait for an import."""
+"""After the start, what can wait is done at the latest: the first dropped file shall not wait for an import, nor a merge for ever."""
 
 RATE_SAMPLES = 10
 """Progress lines that the shown documents per second are taken over."""
@@ -51,6 +48,7 @@ def watch(stop: Event) -> None:
     from pipeline.relay import Relay
 
     context = current()
+    await_embedded(context.settings.embedded_broker)
     Relay(context.sources, context.ledger, LateFlow(), context.seed, context.settings).run(stop)
 
 
@@ -77,19 +75,20 @@ class LateFlow:
 
 def run(source: str | None, port: int | None, stop: Event) -> None:
     """Run everything until `stop` is set, or raise what keeps a program from staying up."""
+    started = time.time()
     settings = load_for(source, **({} if port is None else {"flower_port": port}))
     context = Context(settings)
     broker = EmbeddedBroker(settings.embedded_broker) if settings.embedded_broker else None
     try:
         if broker:
-            broker.launch()  # it loads its file meanwhile
+            broker.launch()  # it loads its file while the programs are imported
         prepare(context)
-        if broker:
-            broker.await_answer()
         supervisor = Supervisor(programs(settings), environment(settings), settings.state.absolute() / "logs")
         try:
             supervisor.start()
-            follow(context, supervisor, broker, stop)
+            if broker:
+                broker.await_answer()
+            follow(context, supervisor, broker, stop, started)
         finally:
             click.echo("stopping")
             supervisor.stop()
@@ -132,16 +131,16 @@ def _absolute(url: str) -> str:
 def programs(settings: Settings) -> list[list[Program]]:
     """In waves, from the inside out: the watcher starts last and stops first, so that what it hands over finds somebody."""
 
-    def ours(name: str, *arguments: str, grace: float = 10.0, nice: int = 0) -> Program:
-        return Program(name, [sys.executable, "-m", "pipeline", "--with-parent", str(os.getpid()), *arguments], grace, nice)
+    def ours(name: str, *arguments: str, grace: float = 10.0, background: bool = False) -> Program:
+        return Program(name, [sys.executable, "-m", "pipeline", "--with-parent", str(os.getpid()), *arguments], grace, background)
 
-    flower = [ours("flower", "flower", "--port", str(settings.flower_port), nice=AFTERWARDS)] if settings.flower_port else []
+    flower = [ours("flower", "flower", "--port", str(settings.flower_port), background=True)] if settings.flower_port else []
     embedding = [f"embedding-{number}" for number in range(1, settings.workers + 1)]
     return [
         [
             *flower,
-            ours("beat", "beat", nice=AFTERWARDS),
-            ours("maintenance", "worker", "maintenance", "--name", "maintenance", grace=30.0, nice=AFTERWARDS),
+            ours("beat", "beat", background=True),
+            ours("maintenance", "worker", "maintenance", "--name", "maintenance", grace=30.0, background=True),
             ours("indexing", "worker", "indexing", "--name", "indexing", grace=30.0),
         ],
         [ours(name, "worker", "embedding", "--name", name, grace=30.0) for name in embedding],
@@ -149,11 +148,13 @@ def programs(settings: Settings) -> list[list[Program]]:
     ]
 
 
-def follow(context: Context, supervisor: Supervisor, broker: EmbeddedBroker | None, stop: Event) -> None:
+def follow(context: Context, supervisor: Supervisor, broker: EmbeddedBroker | None, stop: Event, started: float) -> None:
     """Say when it is ready and how it goes, until `stop` is set; whatever dies is started again."""
-    started, progress, refused = time.time(), Progress(), ""
+    progress, refused = Progress(), ""
     while not stop.wait(PROGRESS_SECONDS if progress.ready else STARTING_SECONDS):
         supervisor.check()
+        if progress.ready or time.time() > started + LATE_SECONDS:
+            supervisor.start_background()
         if broker and not broker.alive:
             progress.say("the broker died, starting it again")
             broker.start()

@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from ipaddress import ip_address
 
+from pipeline.broker import await_embedded
 from pipeline.context import current
 from pipeline.errors import ConfigurationError
 
@@ -51,6 +52,7 @@ def run(queues: Sequence[str], name: str) -> None:
         current().embedder.warm()
     from pipeline.app import main
 
+    await_embedded(current().settings.embedded_broker)
     main("worker", arguments(queues, name))
 
 

@@ -182,8 +182,8 @@ def figure(up: Up, name: str) -> int:
 
 def test_whatever_is_killed_during_an_ingest_the_index_follows(up: Up) -> None:
     up.start()
+    wait_until(lambda: len(up.programs()) == len(LISTENERS), lambda: f"all programs; there are {sorted(up.programs())}")
     names = sorted(up.programs())
-    assert len(names) == len(LISTENERS)
     for number, name in enumerate(names):
         kill_during_an_ingest(up, name, f"batch{number}")
     up.follows()

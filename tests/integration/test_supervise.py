@@ -13,9 +13,13 @@ from pipeline.supervise import Program, Supervisor
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[dict[str, int]]:
-    programs = [Program("first", ["sleep", "60"]), Program("later", ["sleep", "60"], nice=10)]
+    programs = [Program("first", ["sleep", "60"]), Program("later", ["sleep", "60"], background=True)]
     supervisor = Supervisor([programs], {}, tmp_path)
     supervisor.start()
+    assert [program.name for program in programs if program.process] == ["first"]
+    supervisor.check()
+    supervisor.start_background()
+    supervisor.start_background()
     yield {program.name: program.process.pid for program in programs if program.process}
     supervisor.stop()
     assert all(program.process and program.process.poll() is not None for program in programs)
