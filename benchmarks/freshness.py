@@ -43,7 +43,7 @@ def model() -> Iterator[Row]:
         folder = Path(name)
         corpus.fill(folder / "inbox", 2_000)
         with stack(folder) as running:
-            running.until_ready()
+            running.until_complete()
             yield from steps(running, "2,000 files")
         with stack(folder) as running:
             yield Row("restart with nothing changed, 2,000 files, ready after", running.until_ready(), "s", "<= 3.0")
@@ -75,7 +75,7 @@ def million() -> Iterator[Row]:
         folder = Path(name)
         corpus.fill(folder / "inbox", 100)
         with stack(folder, index=synthetic.million().home.blobs.url) as running:
-            running.until_ready()
+            running.until_complete()
             yield from steps(running, f"{synthetic.MILLION:,} passages", bars=("<= 0.225", "<= 0.45"))
 
 
@@ -106,7 +106,7 @@ def bucket() -> Iterator[Row]:
             s3.put_object(Bucket=bucket, Key=f"{number // 1000:03}/{number:06}.txt", Body=text.encode())
         url = f"s3://{bucket}/?queue={QUEUE}"
         with stack(folder, source=url, index=f"s3://{INDEX}/home") as running:
-            running.until_ready()
+            running.until_complete()
             texts = list(corpus.texts(TRIES, seed=int(time.time())))
             for name in ("upload", "delete"):
                 times = []

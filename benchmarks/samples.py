@@ -28,7 +28,7 @@ def samples() -> Iterator[Row]:
     """The functions of ours that most samples were taken in, or below, per program."""
     found: dict[str, Counter[str]] = {}
     with stack(refresh_every=0.5, model="hash:256") as running:
-        running.until_ready()
+        running.until_complete()
         corpus.fill(running.folder / "staged", FILES)
         with tempfile.TemporaryDirectory() as folder:
             spies = dict(_spies(running.pid, Path(folder)))

@@ -83,6 +83,11 @@ class Stack:
         self.until(lambda: "ready after" in self.log(), what="ready")
         return time.perf_counter() - self.started
 
+    def until_complete(self) -> None:
+        """Wait for what starts after that, too: it would take its part of the processor from what is measured."""
+        self.until_ready()
+        self.until(lambda: "maintenance" in str(self.status()["alive"]), what="the maintenance worker", step=0.2)
+
     def documents(self) -> int:
         snapshot = self.reader.snapshot
         return snapshot.manifest.live_documents if snapshot else 0

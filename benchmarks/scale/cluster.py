@@ -59,7 +59,9 @@ class Cluster:
         return time.monotonic() - begin
 
     def until_ready(self) -> None:
+        """Ready, and whatever starts after that has started."""
         self.until(lambda: "ready after" in (self.folder / "up.log").read_text())
+        self.until(lambda: any(name.startswith("maintenance") for name in self.context.ledger.alive()))
 
     def documents(self) -> int:
         """Documents of the published generation."""

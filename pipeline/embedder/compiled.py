@@ -53,17 +53,7 @@ class Compiled:
         if precision == "int8":
             quantise(model)
         self.streams = threads or _cores()
-        compiled = core.compile_model(
-            model,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" or (precision == "int8" and bf16) else "f32",
-                "INFERENCE_NUM_THREADS": self.streams,
-                "NUM_STREAMS": self.streams,
-                "ENABLE_CPU_PINNING": False,
-                "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP if precision == "int8" else 0,
-            },
-        )
+        compiled = core.compile_model(model, "CPU", options(precision, bf16=bf16, streams=self.streams))
         self.dimension = int(compiled.output(0).partial_shape[1].get_length())
         self._padding = padding
         self._tokenizer: Tokenizer = type(tokenizer).from_str(tokenizer.to_str())
@@ -92,6 +82,17 @@ class Compiled:
             yield request
         finally:
             self._requests.put(request)
+
+
+def options(precision: str, *, bf16: bool, streams: int) -> dict[str, object]:
+    """How OpenVINO is to compute."""
+    return {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" or (precision == "int8" and bf16) else "f32",
+        "INFERENCE_NUM_THREADS": streams,
+        "NUM_STREAMS": streams,
+        "ENABLE_CPU_PINNING": False,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP if precision == "int8" else 0,
+    }
 
 
 def quantise(model: Model) -> None:
