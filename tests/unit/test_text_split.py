@@ -116,6 +116,33 @@ def test_paragraphs_stay_whole_where_they_fit() -> None:
     assert [passage.text for passage in splitter("tokens").split("\n\n".join(paragraphs))] == [text.strip() for text in paragraphs]
 
 
+@pytest.mark.parametrize(
+    ("text", "ends"),
+    [
+        ("sea tide moon. " * 20, "moon."),
+        ("sea tide moon\n" * 20, "moon"),
+        ("Is it the sea? It is! " * 20, ("?", "!")),
+        ("sea\r\nmoon\r\nwave\r\ntide\r\n\r\n" * 20, "tide"),
+        ("海はとても広い。" * 20, "。"),
+    ],
+    ids=["sentences", "lines", "questions", "paragraphs of Windows", "Japanese"],
+)
+def test_a_passage_ends_where_something_ends(text: str, ends: str | tuple[str, ...]) -> None:
+    passages = splitter("tokens").split(text)
+    assert len(passages) > 1
+    assert all(passage.text.endswith(ends) for passage in passages)
+
+
+def test_a_passage_is_at_least_half_full_where_text_follows() -> None:
+    lines = "short\n\n" + "one two three four five six seven eight nine ten " * 30
+    assert all(piece.tokens > WINDOW // 2 for piece in splitter("tokens").split_many([lines])[0][:-1])
+
+
+def test_a_character_and_its_accents_are_not_cut_apart() -> None:
+    for passage in splitter("characters").split("e\u0301\u0302" * 100):
+        assert passage.text.startswith("e")
+
+
 def test_a_lone_surrogate_becomes_the_replacement_character() -> None:
     (passage,) = splitter("tokens").split("high \ud83d tide")
     assert passage.text == "high \ufffd tide"
