@@ -23,6 +23,9 @@ from benchmarks.report import Row
 
 DOCUMENTS = 300
 WORDS = 100
+SAME_EVERY_TIME = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
+"""Threads that wait for work count instructions by the second."""
+
 COLLECTED = re.compile(r"Collected : (\d+)")
 
 
@@ -38,7 +41,7 @@ def _counted(stage: str, repeats: int) -> int:
     with tempfile.TemporaryDirectory(prefix="dropdex-bench-") as folder:
         valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out", "--error-exitcode=1"]
         command = [*valgrind, sys.executable, "-m", __name__, stage, str(repeats)]
-        done = subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": "0"}, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, env={**os.environ, **SAME_EVERY_TIME}, capture_output=True, text=True, check=True)
     found = COLLECTED.search(done.stderr)
     assert found, done.stderr
     return int(found[1])
