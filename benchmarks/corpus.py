@@ -6,7 +6,7 @@ import ast
 import random
 from collections.abc import Iterator
 from functools import cache
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 def vocabulary() -> tuple[str, ...]:
     """Words of real prose: the example documents and the licences and readmes of installed packages."""
     texts = [path.read_text(errors="ignore") for path in sorted(EXAMPLES.glob("*.[tm]*"))]
-    texts += [str(files("sentence_transformers").joinpath("__init__.py").read_text())]
+    texts += [(_installed("sentence_transformers") / "__init__.py").read_text()]
     return tuple(word for word in " ".join(texts).split() if word.isalpha())
 
 
@@ -33,7 +33,7 @@ def prose(number: int, words: int = 100) -> list[str]:
     """The first `words` words of `number` different docstrings: people's sentences, of which some mean nearly the same."""
     found: dict[str, None] = {}
     for package in ("numpy", "scipy", "sklearn"):
-        for path in sorted(Path(str(files(package))).rglob("*.py")):
+        for path in sorted(_installed(package).rglob("*.py")):
             for docstring in _docstrings(path):
                 text = docstring.split()
                 if len(text) >= words:
@@ -41,6 +41,14 @@ def prose(number: int, words: int = 100) -> list[str]:
                 if len(found) == number:
                     return list(found)
     raise ValueError(f"no {number} docstrings of {words} words are installed here")
+
+
+def _installed(package: str) -> Path:
+    """Its folder, without importing it: that would take seconds, and minutes where instructions are counted."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{package} is not installed here")
+    return Path(spec.origin).parent
 
 
 def _docstrings(path: Path) -> Iterator[str]:
