@@ -200,7 +200,7 @@ def mixed() -> Iterator[Row]:
 
 def mean_tokens(texts: Sequence[str], embedder: Embedder) -> float:
     pieces = Splitter(embedder.tokenizer, embedder.window).split_many(texts)
-    return statistics.mean(piece.tokens for (piece,) in pieces)
+    return statistics.mean(len(piece.ids) for (piece,) in pieces)
 
 
 def passages_rate(number: int, **settings: object) -> float:

@@ -63,8 +63,8 @@ class Embedder(Protocol):
         """Load everything and compute once, so that the first document does not wait."""
         ...
 
-    def embed(self, texts: Sequence[str], tokens: Sequence[int] | None = None) -> Vectors:
-        """One vector of length one per text, as float32[n, dimension]. `tokens`: what the splitter counted."""
+    def embed(self, texts: Sequence[str], ids: Sequence[Sequence[int]] | None = None) -> Vectors:
+        """One vector of length one per text, as float32[n, dimension]. `ids`: their tokens, where the splitter has found them."""
         ...
 
 

@@ -33,7 +33,7 @@ class HashEmbedder:
     def warm(self) -> None:
         """Nothing to load."""
 
-    def embed(self, texts: Sequence[str], tokens: Sequence[int] | None = None) -> Vectors:
+    def embed(self, texts: Sequence[str], ids: Sequence[Sequence[int]] | None = None) -> Vectors:
         vectors = np.empty((len(texts), self.dimension), np.float32)
         for start in range(0, len(texts), _ROWS_AT_ONCE):
             rows = texts[start : start + _ROWS_AT_ONCE]

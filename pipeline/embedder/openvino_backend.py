@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -38,8 +39,8 @@ class OpenVinoEmbedder(TransformerEmbedder):
     def _lanes(self) -> int:
         return self._model().streams
 
-    def _forward(self, texts: list[str]) -> Vectors:
-        return self._model().forward(texts)
+    def _forward(self, texts: list[str], ids: list[Sequence[int]]) -> Vectors:
+        return self._model().forward(texts, ids)
 
     def _computed_window(self) -> int:
         return self._conversion.window

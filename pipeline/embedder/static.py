@@ -50,6 +50,7 @@ class StaticEmbedder:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         from tokenizers import Tokenizer
+        from tokenizers.processors import TemplateProcessing
 
         try:
             tokenizer: Tokenizer = Tokenizer.from_file(str(self._files.tokenizer))
@@ -57,23 +58,26 @@ class StaticEmbedder:
             raise unusable(self.name, str(error)) from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        tokenizer.post_processor = TemplateProcessing(single="$A")  # the mean is one of the text's own tokens, so no special ones
         return tokenizer
 
     def warm(self) -> None:
         self.embed(["warm"])
 
-    def embed(self, texts: Sequence[str], tokens: Sequence[int] | None = None) -> Vectors:
+    def embed(self, texts: Sequence[str], ids: Sequence[Sequence[int]] | None = None) -> Vectors:
         vectors = np.empty((len(texts), self.dimension), np.float32)
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            some = texts[start : start + _TEXTS_AT_ONCE]
-            vectors[start : start + len(some)] = self._means(some)
+            chosen = slice(start, start + _TEXTS_AT_ONCE)
+            vectors[chosen] = self._means(ids[chosen] if ids is not None else self._ids(texts[chosen]))
         return vectors
 
-    def _means(self, texts: Sequence[str]) -> Vectors:
+    def _ids(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts))]
+
+    def _means(self, ids: Sequence[Sequence[int]]) -> Vectors:
         """Normalised. A text without a token becomes the first axis, since every vector has length one."""
         table = self._table()
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
-        means = np.zeros((len(texts), table.shape[1]), np.float32)
+        means = np.zeros((len(ids), table.shape[1]), np.float32)
         for row, found in enumerate(ids):
             if found:
                 table.take(found, axis=0, mode="clip").mean(axis=0, out=means[row])

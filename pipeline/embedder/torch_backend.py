@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -62,7 +63,7 @@ class TorchEmbedder(TransformerEmbedder):
     def _lanes(self) -> int:
         return 1
 
-    def _forward(self, texts: list[str]) -> Vectors:
+    def _forward(self, texts: list[str], ids: list[Sequence[int]]) -> Vectors:
         model = self._model()
         with self._computing:
             vectors = model.encode(texts, batch_size=len(texts), normalize_embeddings=True, show_progress_bar=False, convert_to_tensor=True)

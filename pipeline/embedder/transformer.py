@@ -67,15 +67,17 @@ class TransformerEmbedder(ABC):
     def warm(self) -> None:
         self.embed(["warm"])
 
-    def embed(self, texts: Sequence[str], tokens: Sequence[int] | None = None) -> Vectors:
-        counts = np.minimum(self._count(texts) if tokens is None else tokens, self.window)
+    def embed(self, texts: Sequence[str], ids: Sequence[Sequence[int]] | None = None) -> Vectors:
+        if ids is None:
+            ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts))]
+        counts = np.minimum([len(one) for one in ids], self.window)
         vectors = np.empty((len(texts), self.dimension), np.float32)
         lanes = self._lanes()
         share = -(-int(counts.sum()) // lanes)
         plan = list(batches(counts, self._budget if lanes == 1 else min(self._budget, max(share, _SMALLEST_BATCH))))
 
         def compute(rows: NDArray[np.intp]) -> None:
-            vectors[rows] = self._forward([texts[row] for row in rows])
+            vectors[rows] = self._forward([texts[row] for row in rows], [ids[row] for row in rows])
 
         if lanes == 1 or len(plan) < 2:
             for rows in plan:
@@ -86,16 +88,13 @@ class TransformerEmbedder(ABC):
                     pass
         return vectors
 
-    def _count(self, texts: Sequence[str]) -> list[int]:
-        return [len(encoding) for encoding in self.tokenizer.encode_batch_fast(list(texts))]
-
     @abstractmethod
     def _lanes(self) -> int:
         """Forward passes that run at the same time."""
 
     @abstractmethod
-    def _forward(self, texts: list[str]) -> Vectors:
-        """One batch, normalised. Waits for its turn."""
+    def _forward(self, texts: list[str], ids: list[Sequence[int]]) -> Vectors:
+        """One batch, normalised, given its texts and their tokens. Waits for its turn."""
 
     @abstractmethod
     def _computed_window(self) -> int:

@@ -252,7 +252,7 @@ def write_shard(context: Context, name: str, batch: Sequence[Found]) -> tuple[st
         pieces = dict(zip(good, context.splitter.split_many(list(good.values())), strict=True))
     flat = [piece for document in pieces.values() for piece in document]
     with context.meter.stage("embed"):
-        vectors = context.embedder.embed([piece.passage.text for piece in flat], [piece.tokens for piece in flat])
+        vectors = context.embedder.embed([piece.passage.text for piece in flat], [piece.ids for piece in flat])
     documents, row = [], 0
     for digest, document in pieces.items():
         passages = tuple(piece.passage for piece in document)

@@ -2,13 +2,14 @@
 
 Most documents fit the window and are one passage: all of them are measured in one call of the tokenizer. Longer ones are
 tokenised once, and the offsets of the tokens say how far each passage may reach; it ends at the best break of its second
-half. The tokens of every passage are counted once and handed on, so that the embedder can plan with them.
+half. The tokens of every passage are handed on to the embedder, which plans with them and need not look for them again.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -47,10 +48,10 @@ _VISIBLE: Final = re.compile(r"\S")
 
 
 class Piece(NamedTuple):
-    """A passage and the tokens it takes, special tokens included (characters, where there is no tokenizer)."""
+    """A passage and the ids of its tokens, special tokens included (a number per character, where there is no tokenizer)."""
 
     passage: Passage
-    tokens: int
+    ids: Sequence[int]
 
 
 class _Cut(NamedTuple):
@@ -80,19 +81,21 @@ class Splitter:
         """The passages of each text. A lone surrogate, which no tokenizer takes, becomes the replacement character."""
         whole = [_trimmed(number, 0, _without_surrogates(text)) for number, text in enumerate(texts)]
         short = [cut for cut in whole if cut.text and len(cut.text) <= self._max_chars]
-        counts = dict(zip((cut.document for cut in short), self._count([cut.text for cut in short]), strict=True))
+        found = dict(zip((cut.document for cut in short), self._ids([cut.text for cut in short]), strict=True))
         pieces: list[list[Piece]] = []
         for cut in whole:
-            tokens = counts.get(cut.document, self._window + 1)
-            fits = tokens <= self._window
-            pieces.append([_piece(cut, tokens)] if fits else list(self._pieces(cut)))
+            ids = found.get(cut.document)
+            if ids is not None and len(ids) <= self._window:
+                pieces.append([_piece(cut, ids)])
+            else:
+                pieces.append(list(self._pieces(cut)))
         return pieces
 
     def _pieces(self, long: _Cut) -> Iterator[Piece]:
         cuts = list(self._cuts(long))
-        for cut, tokens in zip(cuts, self._count([cut.text for cut in cuts]), strict=True):
-            if tokens <= self._window:
-                yield _piece(cut, tokens)
+        for cut, ids in zip(cuts, self._ids([cut.text for cut in cuts]), strict=True):
+            if len(ids) <= self._window:
+                yield _piece(cut, ids)
             else:
                 yield from self._halves(cut)
 
@@ -132,17 +135,17 @@ class Splitter:
         middle = len(cut.text) // 2
         halves = [_trimmed(cut.document, cut.start, cut.text[:middle]), _trimmed(cut.document, cut.start + middle, cut.text[middle:])]
         halves = [half for half in halves if half.text]
-        for half, tokens in zip(halves, self._count([half.text for half in halves]), strict=True):
-            if tokens <= self._window or len(half.text) == 1:
-                yield _piece(half, tokens)
+        for half, ids in zip(halves, self._ids([half.text for half in halves]), strict=True):
+            if len(ids) <= self._window or len(half.text) == 1:
+                yield _piece(half, ids)
             else:
                 yield from self._halves(half)
 
-    def _count(self, texts: list[str]) -> list[int]:
+    def _ids(self, texts: list[str]) -> list[Sequence[int]]:
         if self._tokenizer is None:
-            return [len(text) for text in texts]
+            return [range(len(text)) for text in texts]
         batches = (texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH))
-        return [len(encoding) for batch in batches for encoding in self._tokenizer.encode_batch_fast(batch)]
+        return [array("i", encoding.ids) for batch in batches for encoding in self._tokenizer.encode_batch_fast(batch)]
 
 
 def _unbounded(tokenizer: Tokenizer | None) -> Tokenizer | None:
@@ -164,8 +167,8 @@ def _trimmed(document: int, start: int, text: str) -> _Cut:
     return _Cut(document, start + len(text) - len(stripped), stripped.rstrip())
 
 
-def _piece(cut: _Cut, tokens: int) -> Piece:
-    return Piece(Passage(cut.text, cut.start, cut.start + len(cut.text)), tokens)
+def _piece(cut: _Cut, ids: Sequence[int]) -> Piece:
+    return Piece(Passage(cut.text, cut.start, cut.start + len(cut.text)), ids)
 
 
 def _break(text: str, start: int, limit: int) -> int:

@@ -98,9 +98,9 @@ class Laboratory:
     def _count_embeddings(self) -> None:
         real = HashEmbedder.embed
 
-        def counted(embedder: Any, texts: Sequence[str], tokens: Any = None) -> Any:
-            self.embeddings += len(texts) if tokens is not None else 0  # queries come without
-            return real(embedder, texts, tokens)
+        def counted(embedder: Any, texts: Sequence[str], ids: Any = None) -> Any:
+            self.embeddings += len(texts) if ids is not None else 0  # queries come without
+            return real(embedder, texts, ids)
 
         self.patch.setattr(HashEmbedder, "embed", counted)
 

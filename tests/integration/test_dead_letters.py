@@ -149,10 +149,10 @@ from pipeline.embedder.hashing import HashEmbedder
 ledger.CLAIM_SECONDS = 0.3  # so that the claim of the dead is soon void
 real = HashEmbedder.embed
 
-def embed(self, texts, tokens=None):
+def embed(self, texts, ids=None):
     if any("poison" in text for text in texts):
         {deed}
-    return real(self, texts, tokens)
+    return real(self, texts, ids)
 
 HashEmbedder.embed = embed
 from pipeline.tasks.embed import embed as task

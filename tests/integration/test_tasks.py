@@ -384,10 +384,10 @@ class TestCrashes:
         """A document that kills whoever embeds it."""
         real = pipeline.context.embedder.embed
 
-        def embed(texts: Sequence[str], tokens: Sequence[int] | None = None) -> Any:
+        def embed(texts: Sequence[str], ids: Sequence[int] | None = None) -> Any:
             if any("poison" in text for text in texts):
                 raise TestCrashes.Killed
-            return real(texts, tokens)
+            return real(texts, ids)
 
         monkeypatch.setattr(pipeline.context.embedder, "embed", embed)
         return pipeline.folder.put("killer.txt", "poison")

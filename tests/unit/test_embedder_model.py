@@ -68,10 +68,17 @@ def test_int8_finds_what_fp32_finds() -> None:
     assert np.mean([len(one & other) / 10 for one, other in zip(nearest, found, strict=True)]) > 0.9
 
 
-def test_counts_from_the_splitter_change_nothing(embedder: Embedder) -> None:
+def test_tokens_from_the_splitter_change_nothing(embedder: Embedder) -> None:
     pieces = [piece for found in Splitter(embedder.tokenizer, embedder.window).split_many(TEXTS) for piece in found]
     texts = [piece.passage.text for piece in pieces]
-    assert np.allclose(embedder.embed(texts, [piece.tokens for piece in pieces]), embedder.embed(texts), atol=1e-3)
+    assert np.allclose(embedder.embed(texts, [piece.ids for piece in pieces]), embedder.embed(texts), atol=1e-3)
+
+
+def test_tokens_from_the_splitter_are_not_looked_for_again() -> None:
+    embedder = open_embedder(MODEL, backend="openvino")
+    pieces = [piece for found in Splitter(embedder.tokenizer, embedder.window).split_many(TEXTS) for piece in found]
+    unread = embedder.embed([""] * len(pieces), [piece.ids for piece in pieces])
+    assert np.allclose(unread, embedder.embed([piece.passage.text for piece in pieces]), atol=1e-3)
 
 
 def test_threads_share_the_model(embedder: Embedder) -> None:

@@ -93,7 +93,10 @@ def test_wordllama_finds_what_means_the_same_and_is_split_by_its_own_tokens() ->
     assert (embedder.embed(["baking bread", "ocean water level"]) @ vectors.T).argmax(axis=1).tolist() == [1, 0]
     pieces = Splitter(embedder.tokenizer, embedder.window).split_many([" ".join(documents * 100)])[0]
     assert len(pieces) > 2
-    assert max(piece.tokens for piece in pieces) <= embedder.window
+    assert max(len(piece.ids) for piece in pieces) <= embedder.window
+    # And what the splitter found is all that it needs
+    texts = [piece.passage.text for piece in pieces]
+    assert np.array_equal(embedder.embed([""] * len(pieces), [piece.ids for piece in pieces]), embedder.embed(texts))
 
 
 def test_static_models_need_none_of_the_heavy_libraries() -> None:
