@@ -62,7 +62,7 @@ class Sleeper(HashEmbedder):
         super().__init__(dimension)
         self._sleep, self._burn, self._model = sleep / 1000, burn / 1000, threading.Lock()
 
-    def embed(self, texts: Sequence[str], tokens: Sequence[int] | None = None) -> Vectors:
+    def embed(self, texts: Sequence[str], ids: Sequence[Sequence[int]] | None = None) -> Vectors:
         for start in range(0, len(texts), PASSES):
             with self._model:
                 self._take(len(texts[start : start + PASSES]))
