@@ -31,7 +31,8 @@ COLLECTED = re.compile(r"Collected : (\d+)")
 
 def instructions() -> Iterator[Row]:
     if not shutil.which("valgrind"):
-        raise SystemExit("valgrind counts instructions, and is not installed here: apt install valgrind")
+        print("  not counted, as valgrind is not installed here: apt install valgrind")
+        return  # the other benchmarks of the run need none
     for stage in STAGES:
         yield Row(f"{stage}, per document of {WORDS} words", (_counted(stage, 3) - _counted(stage, 1)) / (2 * DOCUMENTS), "instructions")
 

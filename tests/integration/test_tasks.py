@@ -384,7 +384,7 @@ class TestCrashes:
         """A document that kills whoever embeds it."""
         real = pipeline.context.embedder.embed
 
-        def embed(texts: Sequence[str], ids: Sequence[int] | None = None) -> Any:
+        def embed(texts: Sequence[str], ids: Sequence[Sequence[int]] | None = None) -> Any:
             if any("poison" in text for text in texts):
                 raise TestCrashes.Killed
             return real(texts, ids)
