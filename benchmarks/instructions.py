@@ -52,7 +52,7 @@ def _counted(stage: str, repeats: int) -> int:
 
 
 def _listing(folder: Path) -> Callable[[], object]:
-    from pipeline.sources.folder import FolderSource
+    from pipeline.sources.folder.source import FolderSource
 
     corpus.fill(folder, DOCUMENTS, WORDS)
     source = FolderSource(folder)
@@ -61,8 +61,8 @@ def _listing(folder: Path) -> Callable[[], object]:
 
 def _comparing(folder: Path) -> Callable[[], object]:
     """Entries as Redis has them, against a listing that says the same."""
-    from pipeline.model import Entry, Known, Listed, State
-    from pipeline.reconcile import differences
+    from pipeline.base.model import Entry, Known, Listed, State
+    from pipeline.relay.reconcile import differences
 
     uris = [f"file:///in/{number:06}.txt" for number in range(DOCUMENTS)]
     texts = [Entry(uri, State.PRESENT, 1, "1", content_hash="0" * 64, media_type="text/plain", passages=1).to_json() for uri in uris]
@@ -71,7 +71,7 @@ def _comparing(folder: Path) -> Callable[[], object]:
 
 
 def _reading(folder: Path) -> Callable[[], object]:
-    from pipeline.sources.folder import FolderSource
+    from pipeline.sources.folder.source import FolderSource
 
     corpus.fill(folder, DOCUMENTS, WORDS)
     source = FolderSource(folder)

@@ -126,8 +126,8 @@ def _with_deletes(large: Million, queries: np.ndarray) -> Iterator[Row]:
 
 
 def _embedding() -> Iterator[Row]:
+    from pipeline.base.settings import Settings
     from pipeline.embedder import open_embedder
-    from pipeline.settings import Settings
 
     embedder = open_embedder(Settings().model)
     embedder.warm()

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.base.model import Passage
+from pipeline.base.settings import load
 from pipeline.blobs.folder import FolderStore
 from pipeline.index.documents import DocumentFacts, IndexedDocument, Vectors
 from pipeline.index.draft import Add
@@ -25,8 +27,6 @@ from pipeline.index.home import Home
 from pipeline.index.manifest import Manifest
 from pipeline.index.recipe import recipe_for
 from pipeline.index.writer import Writer
-from pipeline.model import Passage
-from pipeline.settings import load
 from pipeline.sinks.swap import Swap
 
 DIMENSION = 384

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import click
 
+from pipeline.base.settings import PREFIX, Settings
 from pipeline.cli import main as dropdex
-from pipeline.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))

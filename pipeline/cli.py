@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.base.errors import DropdexError, Unavailable
+from pipeline.base.logs import configure
+from pipeline.base.process import die_with_parent, stop_on_signals
+from pipeline.base.settings import PREFIX, load, load_for, origins
 from pipeline.context import Context, current
-from pipeline.errors import DropdexError, Unavailable
-from pipeline.health import KINDS
-from pipeline.logs import configure
-from pipeline.process import die_with_parent, stop_on_signals
-from pipeline.settings import PREFIX, load, load_for, origins
+from pipeline.observe.health import KINDS
 
 if TYPE_CHECKING:
     from pipeline.index.snapshot import Hit
@@ -89,7 +89,7 @@ def up(source: str | None, port: int | None) -> None:
 
     SOURCE is a folder (./inbox by default) or an s3:// URL.
     """
-    from pipeline.up import run
+    from pipeline.up.run import run
 
     run(source, port, stop_on_signals())
 
@@ -97,7 +97,7 @@ def up(source: str | None, port: int | None) -> None:
 @main.command()
 def watch() -> None:
     """Watch the sources and hand over what changes."""
-    from pipeline.up import watch as run
+    from pipeline.up.run import watch as run
 
     configure(load())
     run(stop_on_signals())
@@ -108,7 +108,7 @@ def watch() -> None:
 @click.option("--name", default="", help="Stable name of this worker, as Flower shows it.")
 def worker(queues: tuple[str, ...], name: str) -> None:
     """Run a worker for the named QUEUES (all of them by default), the first queue first."""
-    from pipeline.workers import run
+    from pipeline.tasks.workers import run
 
     configure(load())
     run(queues, name)
@@ -117,7 +117,7 @@ def worker(queues: tuple[str, ...], name: str) -> None:
 @main.command()
 def beat() -> None:
     """Run the schedule. A second one waits until the first is gone."""
-    from pipeline.workers import run_beat
+    from pipeline.tasks.workers import run_beat
 
     run_beat()
 
@@ -127,7 +127,7 @@ def beat() -> None:
 @click.option("--address", help="Address to bind. Any but the loopback needs credentials: DROPDEX_FLOWER_BASIC_AUTH.")
 def flower(port: int | None, address: str | None) -> None:
     """Run Flower, which shows workers and tasks."""
-    from pipeline.workers import run_flower
+    from pipeline.tasks.workers import run_flower
 
     run_flower(port, address)
 
@@ -137,7 +137,7 @@ def flower(port: int | None, address: str | None) -> None:
 @click.option("--address", default="127.0.0.1", show_default=True, help="Address to bind.")
 def metrics(port: int, address: str) -> None:
     """Serve Prometheus metrics of the whole pipeline."""
-    from pipeline.metrics import serve
+    from pipeline.observe.metrics import serve
 
     serve(current(), port, address)
 
@@ -264,7 +264,7 @@ def _pretty(hit: Hit) -> str:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def status(as_json: bool) -> None:
     """How the pipeline and its index are doing."""
-    from pipeline.status import figures
+    from pipeline.observe.status import figures
 
     report = figures(current())
     if as_json:
@@ -278,7 +278,7 @@ def status(as_json: bool) -> None:
 @click.argument("path")
 def where(path: str) -> None:
     """Whether the document at PATH (or uri) is searchable, since when, in which generation, or why not."""
-    from pipeline.status import whereabouts
+    from pipeline.observe.status import whereabouts
 
     answer = whereabouts(current(), path)
     click.echo(answer.sentence)
@@ -306,7 +306,7 @@ def generations(as_json: bool) -> None:
 @click.argument("source", required=False)
 def verify(source: str | None) -> None:
     """Compare the index with its digests and with SOURCE (or the configured ones), both ways."""
-    from pipeline.verify import problems
+    from pipeline.observe.verify import problems
 
     found = _echo_each(problems(Context(load_for(source))))
     if found:
@@ -319,7 +319,7 @@ def verify(source: str | None) -> None:
 @click.argument("kind", type=click.Choice(KINDS))
 def health(kind: str) -> None:
     """Whether the process of this KIND works on this host: exit code 0 or 1, for a container's health check."""
-    from pipeline.health import of
+    from pipeline.observe.health import of
 
     well, sentence = of(current(), kind)
     click.echo(sentence)
@@ -361,7 +361,7 @@ def dead_list(as_json: bool) -> None:
 @click.argument("path")
 def dead_show(path: str) -> None:
     """One dead letter with everything known about it."""
-    from pipeline.status import uri_of
+    from pipeline.observe.status import uri_of
 
     letter = current().ledger.dead_letter(uri_of(path))
     if letter is None:
@@ -385,7 +385,7 @@ def dead_retry(paths: tuple[str, ...], every: bool) -> None:
 @click.argument("paths", nargs=-1, required=True)
 def dead_drop(paths: tuple[str, ...]) -> None:
     """Take dead letters off the list; their documents are left alone until they change."""
-    from pipeline.status import uri_of
+    from pipeline.observe.status import uri_of
 
     for path in paths:
         current().ledger.drop(uri_of(path))

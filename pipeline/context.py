@@ -16,24 +16,24 @@ from urllib.parse import urlsplit
 
 from redis.exceptions import RedisError
 
-from pipeline import settings as settings_module
-from pipeline.broker import broker_url
-from pipeline.errors import ConfigurationError, Unavailable
-from pipeline.lease import Lease
-from pipeline.ledger import Ledger
-from pipeline.model import Entry, State
-from pipeline.settings import Settings
+from pipeline.base import settings as settings_module
+from pipeline.base.errors import ConfigurationError, Unavailable
+from pipeline.base.model import Entry, State
+from pipeline.base.settings import Settings
+from pipeline.broker.valkey import broker_url
+from pipeline.ledger.lease import Lease
+from pipeline.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
     from redis import Redis
 
+    from pipeline.base.meter import Meter
     from pipeline.blobs import BlobStore
     from pipeline.embedder import Embedder
     from pipeline.index.documents import StoredDocument
     from pipeline.index.home import Home
     from pipeline.index.recipe import Recipe
     from pipeline.index.writer import Writer
-    from pipeline.meter import Meter
     from pipeline.sinks import Sink
     from pipeline.sources import Source
     from pipeline.text import Extractor, Splitter
@@ -84,7 +84,7 @@ class Context:
     @cached_property
     def meter(self) -> Meter:
         """What this process has to tell Prometheus."""
-        from pipeline.meter import Meter
+        from pipeline.base.meter import Meter
 
         return Meter()
 
@@ -273,7 +273,7 @@ def _open_source(url: str, settings: Settings) -> Source:
     """file:PATH or s3://bucket/prefix?queue=NAME. Raises ConfigurationError."""
     scheme = urlsplit(url).scheme
     if scheme == "file":
-        from pipeline.sources.folder import FolderSource
+        from pipeline.sources.folder.source import FolderSource
 
         return FolderSource(
             Path(url.partition(":")[2].removeprefix("//")),

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from threading import Event
 from typing import TYPE_CHECKING
 
-from pipeline.backfill import differences
+from pipeline.base.errors import ConfigurationError, Unavailable
+from pipeline.base.model import DocumentEvent, Origin
 from pipeline.context import Context
-from pipeline.errors import ConfigurationError, Unavailable
 from pipeline.index import upkeep
-from pipeline.model import DocumentEvent, Origin
-from pipeline.relay import Relay
-from pipeline.status import uri_of
+from pipeline.observe.status import uri_of
+from pipeline.relay.backfill import differences
+from pipeline.relay.loop import Relay
 from pipeline.tasks import flow
 from pipeline.tasks.build import publish_settled
 from pipeline.tasks.merge import rebuild

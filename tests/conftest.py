@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from pipeline.broker import EmbeddedBroker
+from pipeline.broker.valkey import EmbeddedBroker
 from tests.s3_emulator import s3_emulator
 
 

@@ -11,6 +11,7 @@ from zlib import crc32
 
 import numpy as np
 
+from pipeline.base.model import Passage
 from pipeline.blobs.folder import FolderStore
 from pipeline.index.documents import DocumentFacts, IndexedDocument
 from pipeline.index.draft import Add, Change, Copy, Draft, Remove
@@ -19,7 +20,6 @@ from pipeline.index.manifest import Manifest
 from pipeline.index.recipe import Recipe
 from pipeline.index.snapshot import Filter, Hit, Snapshot
 from pipeline.index.writer import Writer
-from pipeline.model import Passage
 from pipeline.sinks.swap import Swap
 
 DIMENSION = 16

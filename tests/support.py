@@ -17,14 +17,14 @@ from typing import Any, Self, TypeVar
 import psutil
 import pytest
 
-from pipeline.backfill import differences
+from pipeline.base.model import DocumentEvent, Origin
+from pipeline.base.settings import PREFIX
 from pipeline.context import Context, current
 from pipeline.index.home import Home
 from pipeline.index.manifest import Manifest
 from pipeline.index.snapshot import Snapshot
-from pipeline.model import DocumentEvent, Origin
-from pipeline.settings import PREFIX
-from pipeline.status import ledger_figures
+from pipeline.observe.status import ledger_figures
+from pipeline.relay.backfill import differences
 from pipeline.tasks import flow
 from pipeline.tasks.build import build
 from pipeline.tasks.embed import embed
@@ -127,7 +127,7 @@ class Pipeline:
         self._patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> Self:
-        from pipeline.app import app
+        from pipeline.tasks.app import app
 
         for name in [name for name in os.environ if name.startswith(PREFIX)]:
             self._patch.delenv(name)

@@ -6,8 +6,8 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from pipeline.errors import DropdexError
-from pipeline.model import Overflow
+from pipeline.base.errors import DropdexError
+from pipeline.base.model import Overflow
 from pipeline.sources import Source
 
 

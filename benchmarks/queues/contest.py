@@ -19,7 +19,7 @@ from redis import Redis
 from benchmarks.freshness import quantile
 from benchmarks.queues import work
 from benchmarks.queues.crew import Crew
-from pipeline.broker import EmbeddedBroker
+from pipeline.broker.valkey import EmbeddedBroker
 
 CONTENDERS = ("on_celery", "on_celery_defaults", "on_rq", "on_rq_simple", "on_dramatiq", "on_huey")
 WARM = 40

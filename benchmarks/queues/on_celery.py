@@ -11,8 +11,8 @@ from kombu import Queue
 from redis import Redis
 
 from benchmarks.queues.work import work
-from pipeline.app import configuration
-from pipeline.settings import load
+from pipeline.base.settings import load
+from pipeline.tasks.app import configuration
 
 NAME = "Celery, dropdex's settings"
 COMMAND = ["celery", "--app=benchmarks.queues.on_celery", "worker", "--concurrency=4", "--loglevel=WARNING", "--without-gossip"]

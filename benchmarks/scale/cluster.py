@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 
 from benchmarks.scale import stub
+from pipeline.base.settings import load
 from pipeline.context import Context
-from pipeline.settings import load
 
 ROOT = Path(__file__).parent.parent.parent
 STEP = 0.02

@@ -35,11 +35,11 @@ PASSES = 32
 EVERY = 0.25
 
 STAGES = {
-    "list and compare": "pipeline.backfill:Backfill._run",
-    "notice": "pipeline.ledger:Ledger.notice",
-    "follow": "pipeline.relay:Relay._poll",
+    "list and compare": "pipeline.relay.backfill:Backfill._run",
+    "notice": "pipeline.ledger.ledger:Ledger.notice",
+    "follow": "pipeline.relay.loop:Relay._poll",
     "hand over": "pipeline.tasks.flow:hand_over",
-    "begin": "pipeline.ledger:Ledger.begin",
+    "begin": "pipeline.ledger.ledger:Ledger.begin",
     "read": "pipeline.tasks.embed:read",
     "extract": "pipeline.tasks.embed:extract",
     "split": "pipeline.text.split:Splitter.split_many",
@@ -154,13 +154,13 @@ def _under_this_module(programs: Callable[..., Any]) -> Callable[..., Any]:
 
 def main() -> None:
     import pipeline.embedder
-    import pipeline.up
+    import pipeline.up.run
     from pipeline.cli import main as dropdex
 
     sleep, burn = (float(os.environ.get(name) or 0) for name in (MILLISECONDS, BURN))
     if sleep or burn:
         pipeline.embedder.open_embedder = lambda model, **_: Sleeper(int(model.partition(":")[2]), sleep, burn)
-    pipeline.up.programs = _under_this_module(pipeline.up.programs)
+    pipeline.up.run.programs = _under_this_module(pipeline.up.run.programs)
     if os.environ.get(NOTES) and {"worker", "watch"} & set(sys.argv):
         _note_stages(Notes(Path(os.environ[NOTES]), sys.argv[-1]))
     dropdex()

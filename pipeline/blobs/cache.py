@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from pipeline.base.errors import CorruptIndex
 from pipeline.blobs.disk import FILE_MODE, STALE_AFTER, explained, fsync, make_folder
-from pipeline.errors import CorruptIndex
 
 GRACE_SECONDS: Final = 60.0
 """Between returning a path and its opening by the caller nobody may evict it, even if the bound is exceeded for a while."""

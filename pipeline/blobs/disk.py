@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from pipeline.errors import ConfigurationError, Unavailable
+from pipeline.base.errors import ConfigurationError, Unavailable
 
 FILE_MODE: Final = 0o640
 FOLDER_MODE: Final = 0o750

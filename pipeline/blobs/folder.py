@@ -19,10 +19,10 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
+from pipeline.base.errors import Conflict, CorruptIndex
 from pipeline.blobs import ABSENT, Blob, BlobInfo
 from pipeline.blobs.disk import FILE_MODE, STALE_AFTER, explained, fsync, make_folder
 from pipeline.blobs.names import checked, checked_prefix
-from pipeline.errors import Conflict, CorruptIndex
 
 PLACING_ATTEMPTS: Final = 100
 """A `delete` may remove a folder it just emptied between our making it and our renaming into it; we make it again."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from pipeline.base.errors import ConfigurationError
 from pipeline.blobs import BlobStore
 from pipeline.blobs.cache import Cache
 from pipeline.blobs.folder import FolderStore
-from pipeline.errors import ConfigurationError
 
 CACHE_BYTES: Final = 10 * 2**30
 HINT: Final = "write file:PATH or s3://bucket/prefix, for example file:./index"

@@ -22,10 +22,10 @@ from botocore import exceptions as boto
 from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
+from pipeline.base.errors import ConfigurationError, Conflict, CorruptIndex, Unavailable
 from pipeline.blobs import ABSENT, Blob, BlobInfo
 from pipeline.blobs.cache import Cache
 from pipeline.blobs.names import checked, checked_prefix
-from pipeline.errors import ConfigurationError, Conflict, CorruptIndex, Unavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from pipeline.base.errors import ConfigurationError
 from pipeline.embedder.choice import Backend, Precision, choose
 from pipeline.embedder.files import PACKAGED, WORDLLAMA, is_static, model_folder, static_files, wordllama_files
 from pipeline.embedder.hashing import HashEmbedder
 from pipeline.embedder.plan import Vectors, batches
-from pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -19,8 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pipeline.base.errors import ConfigurationError
 from pipeline.embedder.files import padding_id, unusable
-from pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import openvino

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from pipeline.errors import ConfigurationError
+from pipeline.base.errors import ConfigurationError
 
 PACKAGED: Final = "all-MiniLM-L6-v2"
 """The model that comes with the installation, so that the first start needs no network."""

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from pipeline.base.errors import ConfigurationError
 from pipeline.embedder.choice import this_machine
 from pipeline.embedder.compiled import Compiled
 from pipeline.embedder.convert import LEAST_COSINE, Converted, converted
 from pipeline.embedder.files import padding_id
 from pipeline.embedder.plan import Vectors
 from pipeline.embedder.transformer import TransformerEmbedder
-from pipeline.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import CorruptIndex
+from pipeline.base.errors import CorruptIndex
 from pipeline.index.centroids import Centroids
 from pipeline.index.choice import GRAPH_DEGREE, Candidate, Measured, best, candidates, settled
 from pipeline.index.documents import Vectors

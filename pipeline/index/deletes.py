@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import CorruptIndex
+from pipeline.base.errors import CorruptIndex
 
 Rows = npt.NDArray[np.bool_]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.model import Passage
+from pipeline.base.model import Passage
 
 Vectors = npt.NDArray[np.float32]
 

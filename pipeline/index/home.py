@@ -13,8 +13,8 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Final
 
+from pipeline.base.errors import CorruptIndex
 from pipeline.blobs import ABSENT, BlobStore
-from pipeline.errors import CorruptIndex
 from pipeline.index.deletes import Rows, decode
 from pipeline.index.draft import Draft
 from pipeline.index.manifest import FileRef, Manifest, Pointer, SegmentRef, sha256

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
+from pipeline.base.errors import ConfigurationError, CorruptIndex, Unavailable
 from pipeline.blobs import BlobStore
-from pipeline.errors import ConfigurationError, CorruptIndex, Unavailable
 from pipeline.index.documents import Vectors
 from pipeline.index.home import Home
 from pipeline.index.manifest import Manifest

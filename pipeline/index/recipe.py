@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from pipeline.settings import Settings
+    from pipeline.base.settings import Settings
 
 
 class Recipe(BaseModel):

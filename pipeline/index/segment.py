@@ -22,11 +22,11 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import CorruptIndex
+from pipeline.base.errors import CorruptIndex
+from pipeline.base.model import Passage
 from pipeline.index.ann import Builder, Built, VectorIndex
 from pipeline.index.documents import IndexedDocument, StoredDocument
 from pipeline.index.manifest import INDEX_FILE, PASSAGES_FILE, SegmentRef
-from pipeline.model import Passage
 
 SCHEMA: Final = """
 PRAGMA journal_mode = OFF;

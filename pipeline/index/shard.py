@@ -15,8 +15,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from pipeline.errors import CorruptIndex
-from pipeline.model import Passage
+from pipeline.base.errors import CorruptIndex
+from pipeline.base.model import Passage
 
 Vectors = npt.NDArray[np.float32]
 

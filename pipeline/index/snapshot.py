@@ -15,14 +15,14 @@ from typing import Final, Self
 
 import numpy as np
 
-from pipeline.errors import ConfigurationError
+from pipeline.base.errors import ConfigurationError
+from pipeline.base.model import Passage
 from pipeline.index.ann import Alive
 from pipeline.index.deletes import Rows
 from pipeline.index.documents import IndexedDocument, StoredDocument, Vectors
 from pipeline.index.home import Home
 from pipeline.index.manifest import FileRef, Manifest, SegmentRef
 from pipeline.index.segment import Segment
-from pipeline.model import Passage
 
 VERIFY_BYTES: Final = 64 * 2**20
 """What one opening compares with its digests, the smallest files first; the rest is opened by size alone. Hashing a gigabyte

@@ -11,8 +11,8 @@ import time
 from collections.abc import Collection, Iterator
 from typing import Final
 
+from pipeline.base.errors import ConfigurationError, CorruptIndex
 from pipeline.blobs import BlobStore
-from pipeline.errors import ConfigurationError, CorruptIndex
 from pipeline.index.draft import Draft
 from pipeline.index.home import BESIDE, CURRENT, Home
 from pipeline.index.manifest import Manifest, Pointer

@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.errors import ConfigurationError, Conflict
+from pipeline.base.errors import ConfigurationError, Conflict
 from pipeline.index import deletes
 from pipeline.index.documents import IndexedDocument, StoredDocument
 from pipeline.index.draft import Add, Change, Copy, Draft, Merged, Remove, newest

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
-from pipeline.errors import Unavailable
+from pipeline.base.errors import Unavailable
 from pipeline.index.manifest import Manifest
 
 if TYPE_CHECKING:

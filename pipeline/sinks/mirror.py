@@ -11,8 +11,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from pipeline.base.errors import Conflict, CorruptIndex
 from pipeline.blobs import ABSENT, BlobStore
-from pipeline.errors import Conflict, CorruptIndex
 from pipeline.index.home import Home
 from pipeline.index.manifest import Manifest, Pointer
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.errors import Conflict, CorruptIndex
+from pipeline.base.errors import Conflict, CorruptIndex
 from pipeline.index.draft import Draft
 from pipeline.index.home import Home
 from pipeline.index.manifest import Manifest, SegmentRef

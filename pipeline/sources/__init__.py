@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from threading import Event
 from typing import Protocol
 
-from pipeline.model import Content, Delivery, Listed, Overflow, Unchanged
+from pipeline.base.model import Content, Delivery, Listed, Overflow, Unchanged
 
 __all__ = ["Source"]
 

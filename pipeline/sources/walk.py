@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from pipeline.errors import Unavailable
+from pipeline.base.errors import Unavailable
 from pipeline.sources.names import Ignore, name_to_text
 
 __all__ = ["GONE", "Walk", "regular_file"]

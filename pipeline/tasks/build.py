@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from pipeline.app import RETRY, app
+from pipeline.base.errors import Conflict, CorruptIndex, Unavailable
+from pipeline.base.model import Entry, Origin, State
 from pipeline.context import Context, current
-from pipeline.errors import Conflict, CorruptIndex, Unavailable
 from pipeline.index import upkeep
 from pipeline.index.documents import DocumentFacts, IndexedDocument
 from pipeline.index.draft import Add, Change, Copy, Draft, Remove
@@ -22,10 +22,10 @@ from pipeline.index.manifest import Manifest
 from pipeline.index.merge import plan
 from pipeline.index.shard import ShardDocument, decode
 from pipeline.index.writer import Writer
-from pipeline.lease import Lease
-from pipeline.model import Entry, Origin, State
+from pipeline.ledger.lease import Lease
 from pipeline.sinks.swap import Swap
 from pipeline.tasks import flow
+from pipeline.tasks.app import RETRY, app
 
 log = logging.getLogger(__name__)
 

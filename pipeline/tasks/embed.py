@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
-from pipeline.app import RETRY, app
+from pipeline.base.errors import DocumentError, DocumentInMotion, DropdexError, ExtractorDied, Unavailable
+from pipeline.base.model import Content, DeadLetter, Entry, Origin, State, Unchanged
 from pipeline.context import Context, current
-from pipeline.errors import DocumentError, DocumentInMotion, DropdexError, ExtractorDied, Unavailable
 from pipeline.index.shard import ShardDocument, encode
-from pipeline.ledger import Claimed, Look, Outcome
-from pipeline.model import Content, DeadLetter, Entry, Origin, State, Unchanged
+from pipeline.ledger.ledger import Claimed, Look, Outcome
 from pipeline.tasks import flow
+from pipeline.tasks.app import RETRY, app
 
 log = logging.getLogger(__name__)
 

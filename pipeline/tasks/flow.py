@@ -13,9 +13,9 @@ from celery import chord
 from celery.canvas import Signature
 from kombu.exceptions import OperationalError
 
-from pipeline.app import app
-from pipeline.errors import Unavailable
-from pipeline.model import Origin
+from pipeline.base.errors import Unavailable
+from pipeline.base.model import Origin
+from pipeline.tasks.app import app
 
 
 def _embed(batch: Sequence[str], origin: Origin, countdown: float) -> Signature[str]:

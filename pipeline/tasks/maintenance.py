@@ -6,11 +6,11 @@ import json
 import logging
 import time
 
-from pipeline.app import RETRY, app
 from pipeline.context import current
 from pipeline.index import upkeep
-from pipeline.reconcile import DUE
-from pipeline.status import figures
+from pipeline.observe.status import figures
+from pipeline.relay.reconcile import DUE
+from pipeline.tasks.app import RETRY, app
 
 log = logging.getLogger(__name__)
 

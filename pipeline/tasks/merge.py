@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from pipeline.app import RETRY, app
+from pipeline.base.errors import Conflict
 from pipeline.context import Context, current
-from pipeline.errors import Conflict
 from pipeline.index import upkeep
 from pipeline.index.merge import MergePlan
 from pipeline.index.writer import Writer
-from pipeline.lease import Lease
+from pipeline.ledger.lease import Lease
+from pipeline.tasks.app import RETRY, app
 from pipeline.tasks.build import follow_up, held, swap
 
 log = logging.getLogger(__name__)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from pipeline.app import RETRY, app
+from pipeline.base.errors import Conflict
 from pipeline.context import current
-from pipeline.errors import Conflict
+from pipeline.tasks.app import RETRY, app
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import io
 import zipfile
 from typing import Final
 
-from pipeline.errors import DocumentError
+from pipeline.base.errors import DocumentError
 
 _MAX_UNPACKED: Final = 512 * 2**20
 """Bytes that one document may declare; a workbook of a million rows takes about 200 MiB."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Final
 
-from pipeline.errors import DocumentError
+from pipeline.base.errors import DocumentError
 from pipeline.text import kinds, protocol
 from pipeline.text.archive import document_type
 

@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from multiprocessing import Pipe
 from typing import Final
 
-from pipeline.errors import DocumentError, ExtractorDied, Unavailable
-from pipeline.model import Content
+from pipeline.base.errors import DocumentError, ExtractorDied, Unavailable
+from pipeline.base.model import Content
 from pipeline.text import kinds, protocol
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ import re
 from pathlib import PurePosixPath
 from typing import Final
 
-from pipeline.errors import DocumentError
-from pipeline.model import Content
+from pipeline.base.errors import DocumentError
+from pipeline.base.model import Content
 
 PLAIN: Final = ""
 """Decoded in place, by `decode`."""

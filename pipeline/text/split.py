@@ -14,8 +14,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pipeline.errors import ConfigurationError
-from pipeline.model import Passage
+from pipeline.base.errors import ConfigurationError
+from pipeline.base.model import Passage
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -18,8 +18,8 @@ import pytest
 from redis import Redis
 
 from pipeline import Reader
-from pipeline.broker import broker_url
-from pipeline.settings import PREFIX
+from pipeline.base.settings import PREFIX
+from pipeline.broker.valkey import broker_url
 from tests.support import Folder, Programs, environment, programs, wait_until
 
 LISTENERS = ("beat", "maintenance", "indexing", "embedding-1", "watch")

@@ -22,8 +22,8 @@ from urllib.parse import quote_plus
 import pytest
 from botocore.awsrequest import AWSResponse, HeadersDict
 
-from pipeline.errors import DropdexError
-from pipeline.model import Delivery
+from pipeline.base.errors import DropdexError
+from pipeline.base.model import Delivery
 from pipeline.sources.s3 import S3Source, aws
 from pipeline.sources.s3.provision import provision
 

@@ -27,13 +27,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # as a program; pytest has p
 from emulated import Bucket, server
 from support import Programs, programs, wait_until
 
-from pipeline.broker import EmbeddedBroker
+from pipeline.base.settings import load
+from pipeline.broker.valkey import EmbeddedBroker
 from pipeline.context import Context
 from pipeline.index.home import Home
 from pipeline.index.snapshot import Snapshot
-from pipeline.settings import load
+from pipeline.observe.verify import problems
 from pipeline.sources.s3.provision import MAX_RECEIVES
-from pipeline.verify import problems
 
 WATCHERS, EMBEDDERS = 2, 3
 KEYS = 150

@@ -14,7 +14,7 @@ from emulated import Bucket, free_port, server
 from history import History, cluster, index_of, reconcile, take, unexplained
 from support import wait_until
 
-from pipeline.verify import problems
+from pipeline.observe.verify import problems
 
 OPERATIONS, KILLS = 150, 3
 

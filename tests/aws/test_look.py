@@ -9,8 +9,8 @@ import pytest
 from botocore.awsrequest import AWSResponse
 from emulated import Bucket, answer, error, inject
 
-from pipeline.errors import ConfigurationError, DocumentError, Unavailable
-from pipeline.model import Content
+from pipeline.base.errors import ConfigurationError, DocumentError, Unavailable
+from pipeline.base.model import Content
 from pipeline.sources.s3 import S3Source
 from pipeline.sources.s3.listing import Lister
 

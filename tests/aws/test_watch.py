@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from emulated import Bucket, error, inject, message, record, until
 
-from pipeline.errors import ConfigurationError, Unavailable
-from pipeline.model import Delivery
+from pipeline.base.errors import ConfigurationError, Unavailable
+from pipeline.base.model import Delivery
 
 # What happens in the bucket -----------------------------------------------------------------------------------------
 

@@ -13,11 +13,11 @@ from threading import Event, Thread
 
 import pytest
 
+from pipeline.base.errors import Conflict, CorruptIndex
 from pipeline.blobs import ABSENT, BlobStore
 from pipeline.blobs.cache import Cache
 from pipeline.blobs.folder import FolderStore
 from pipeline.blobs.s3 import S3Store
-from pipeline.errors import Conflict, CorruptIndex
 
 
 @pytest.fixture(scope="module")

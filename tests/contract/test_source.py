@@ -13,10 +13,10 @@ from typing import Protocol
 import pytest
 from watched import Watched
 
-from pipeline.errors import DocumentError
-from pipeline.model import Content, Unchanged
+from pipeline.base.errors import DocumentError
+from pipeline.base.model import Content, Unchanged
 from pipeline.sources import Source
-from pipeline.sources.folder import FolderSource
+from pipeline.sources.folder.source import FolderSource
 
 MAX_BYTES = 1000
 """Every place's source is made with this limit."""

@@ -31,7 +31,7 @@ LIMITS = {
     "extract_memory_bytes": 2**30,
     "max_attempts": 2,
 }
-"""Settings (see pipeline.settings) under which the outcomes below are stated."""
+"""Settings (see pipeline.base.settings) under which the outcomes below are stated."""
 
 
 NOT_TEXT = Dead("not text")

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import operate
-from pipeline.errors import CorruptIndex
+from pipeline.base.errors import CorruptIndex
+from pipeline.base.model import Entry
 from pipeline.index import upkeep
 from pipeline.index.home import Home
 from pipeline.index.reader import Reader
-from pipeline.model import Entry
 from pipeline.sinks.swap import Swap
 from pipeline.tasks import embed as embed_module
 from pipeline.tasks.build import build
@@ -242,7 +242,7 @@ def doubled_messages(lab: Laboratory) -> bool:
 
 
 def claims_of(lab: Laboratory, seconds: float) -> Any:
-    from pipeline import ledger
+    from pipeline.ledger import ledger
 
     return lab.instead(ledger, "CLAIM_SECONDS", seconds)
 

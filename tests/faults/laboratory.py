@@ -19,15 +19,15 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisError
 
-from pipeline import ledger as ledger_module
+from pipeline.base.errors import DropdexError
 from pipeline.blobs import BlobStore
 from pipeline.blobs.folder import FolderStore
 from pipeline.embedder.hashing import HashEmbedder
-from pipeline.errors import DropdexError
 from pipeline.index.home import Home
 from pipeline.index.upkeep import verify_digests
+from pipeline.ledger import ledger as ledger_module
 from pipeline.sinks.swap import Swap
-from pipeline.sources import folder as folder_module
+from pipeline.sources.folder import source as folder_module
 from pipeline.tasks.build import build
 from pipeline.tasks.embed import embed
 from pipeline.tasks.maintenance import cleanup

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.broker import EmbeddedBroker
+from pipeline.broker.valkey import EmbeddedBroker
 from tests.faults.bucket import BUCKET_FAULTS, BucketLaboratory
 from tests.faults.faults import FOLDER_FAULTS, SmallDisk, can_mount, full_disk
 from tests.faults.laboratory import Laboratory

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.base.errors import Unavailable
 from pipeline.blobs.folder import FolderStore
-from pipeline.errors import Unavailable
 
 
 class Writes:

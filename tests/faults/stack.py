@@ -21,12 +21,12 @@ from typing import Any
 import psutil
 from redis.exceptions import RedisError
 
+from pipeline.base.errors import DropdexError
+from pipeline.base.settings import load
 from pipeline.blobs.folder import FolderStore
-from pipeline.broker import EmbeddedBroker
+from pipeline.broker.valkey import EmbeddedBroker
 from pipeline.context import Context
-from pipeline.errors import DropdexError
 from pipeline.index.home import Home
-from pipeline.settings import load
 from tests.faults.people import People, Questioner, leftovers, whole
 from tests.support import Folder, Programs, environment, published, wait_until
 

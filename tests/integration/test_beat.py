@@ -12,11 +12,11 @@ from celery import Celery
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisAway
 
-from pipeline import beat as beat_module
-from pipeline.app import make_app
-from pipeline.beat import WAIT_SECONDS, SingleScheduler
+from pipeline.base.settings import Settings
 from pipeline.context import Context
-from pipeline.settings import Settings
+from pipeline.tasks import beat as beat_module
+from pipeline.tasks.app import make_app
+from pipeline.tasks.beat import WAIT_SECONDS, SingleScheduler
 from tests.support import broker_of
 
 

@@ -17,8 +17,8 @@ import pytest
 from kombu import Connection
 from redis import Redis
 
-from pipeline.broker import EmbeddedBroker, _ping, broker_url, socket_path
-from pipeline.errors import ConfigurationError, Unavailable
+from pipeline.base.errors import ConfigurationError, Unavailable
+from pipeline.broker.valkey import EmbeddedBroker, _ping, broker_url, socket_path
 
 
 @pytest.fixture
@@ -53,7 +53,8 @@ def process_of(directory: Path) -> int:
 def start_elsewhere(directory: Path) -> subprocess.Popen[str]:
     """Another process that starts the broker and then waits for its end."""
     script = (
-        "import sys, pathlib, pipeline.broker as b; b.EmbeddedBroker(pathlib.Path(sys.argv[1])).start(); print('up', flush=True); input()"
+        "import sys, pathlib, pipeline.broker.valkey as b; "
+        "b.EmbeddedBroker(pathlib.Path(sys.argv[1])).start(); print('up', flush=True); input()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True

@@ -13,10 +13,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from pipeline import operate
-from pipeline.errors import ConfigurationError
-from pipeline.metrics import Exporter
-from pipeline.model import DeadLetter
-from pipeline.status import figures, whereabouts
+from pipeline.base.errors import ConfigurationError
+from pipeline.base.model import DeadLetter
+from pipeline.observe.metrics import Exporter
+from pipeline.observe.status import figures, whereabouts
 from pipeline.tasks.embed import embed
 from pipeline.tasks.maintenance import cleanup
 from tests.support import Pipeline, wait_until
@@ -143,7 +143,7 @@ class TestRetry:
 
 WORKER = """
 import ctypes, os, signal, sys
-from pipeline import ledger
+from pipeline.ledger import ledger
 from pipeline.embedder.hashing import HashEmbedder
 
 ledger.CLAIM_SECONDS = 0.3  # so that the claim of the dead is soon void

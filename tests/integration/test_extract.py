@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.errors import DocumentError, ExtractorDied, Unavailable
-from pipeline.model import Content
+from pipeline.base.errors import DocumentError, ExtractorDied, Unavailable
+from pipeline.base.model import Content
 from pipeline.text import Extractor
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -260,7 +260,7 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys; from pipeline.model import Content; from pipeline.text import Extractor\n"
+            "import sys; from pipeline.base.model import Content; from pipeline.text import Extractor\n"
             f"Extractor(1, 60, 2**30, 100, command=(sys.executable, '-P', {str(program)!r}))"
             ".extract(Content('a.html', '1', b'<html>x', 'text/html', 0.0))",
         ]

@@ -17,12 +17,12 @@ import pytest
 from watchdog.observers.inotify_c import InotifyFD
 from watched import Watched
 
-from pipeline.errors import ConfigurationError, DocumentError, DocumentInMotion, Unavailable
-from pipeline.model import Content
-from pipeline.settings import DEFAULT_IGNORE
-from pipeline.sources import folder as module
-from pipeline.sources import watching
-from pipeline.sources.folder import FolderSource
+from pipeline.base.errors import ConfigurationError, DocumentError, DocumentInMotion, Unavailable
+from pipeline.base.model import Content
+from pipeline.base.settings import DEFAULT_IGNORE
+from pipeline.sources.folder import kernel
+from pipeline.sources.folder import source as module
+from pipeline.sources.folder.source import FolderSource
 
 NOBODY = 65534
 
@@ -508,12 +508,12 @@ def test_a_kernel_queue_that_overflows_calls_for_a_listing_and_watches_are_taken
     overflowing = threading.Event()
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
 
-    class Stalled(watching.Inbox):
+    class Stalled(kernel.Inbox):
         def moving(self, uri: str) -> None:
             overflowing.wait(30)
             super().moving(uri)
 
-    monkeypatch.setattr(watching, "Inbox", Stalled)
+    monkeypatch.setattr(kernel, "Inbox", Stalled)
     (root / "leaves").mkdir()
     with Watched(source) as watched:
         for number in range(limit // 2 + 1000):
@@ -531,7 +531,7 @@ def test_a_kernel_queue_that_overflows_calls_for_a_listing_and_watches_are_taken
 
 
 def test_a_full_inbox_calls_for_a_listing() -> None:
-    inbox = watching.Inbox("file:///r/", 0.5, capacity=3)
+    inbox = kernel.Inbox("file:///r/", 0.5, capacity=3)
 
     for name in "abbac":
         inbox.changed(f"file:///r/{name}")

@@ -13,12 +13,12 @@ from threading import Thread
 import pytest
 from redis import Redis
 
-from pipeline import health
+from pipeline.base.errors import ConfigurationError
+from pipeline.base.settings import load
 from pipeline.context import Context
-from pipeline.errors import ConfigurationError
-from pipeline.ledger import ALIVE_SECONDS
-from pipeline.settings import load
-from pipeline.workers import flower_arguments
+from pipeline.ledger.ledger import ALIVE_SECONDS
+from pipeline.observe import health
+from pipeline.tasks.workers import flower_arguments
 from tests.support import broker_of
 
 HOST = socket.gethostname()
@@ -52,7 +52,7 @@ def test_the_life_of_another_does_not_count(context: Context, name: str) -> None
 def test_a_process_that_is_silent_for_too_long_is_not_well(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     context.ledger.show_life(f"watch@{HOST}")
     later = time.time() + ALIVE_SECONDS + 1
-    monkeypatch.setattr("pipeline.ledger.time.time", lambda: later)
+    monkeypatch.setattr("pipeline.ledger.ledger.time.time", lambda: later)
     assert not health.of(context, "watch").well
 
 
@@ -99,7 +99,8 @@ def test_flower_is_not_well_where_nobody_answers() -> None:
 def test_a_check_loads_neither_a_model_nor_an_index_nor_celery() -> None:
     # Given what a check does, in a process of its own
     code = (
-        "import sys; from pipeline import cli, health; from pipeline.context import Context; from pipeline.settings import load\n"
+        "import sys; from pipeline import cli; from pipeline.observe import health\n"
+        "from pipeline.context import Context; from pipeline.base.settings import load\n"
         "health.of(Context(load(broker='redis://127.0.0.1:1/0', model='hash:8')), 'watch')\n"
         "print(sorted({'torch', 'sentence_transformers', 'transformers', 'faiss', 'celery', 'boto3', 'kreuzberg'} & set(sys.modules)))"
     )

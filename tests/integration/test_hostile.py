@@ -13,11 +13,11 @@ from threading import Event, Thread
 import pytest
 from redis import Redis
 
-from pipeline.errors import DocumentError
+from pipeline.base.errors import DocumentError
+from pipeline.base.model import Content, DeadLetter
 from pipeline.index.home import Home
 from pipeline.index.snapshot import Snapshot
-from pipeline.model import Content, DeadLetter
-from pipeline.sources.folder import FolderSource
+from pipeline.sources.folder.source import FolderSource
 from pipeline.sources.names import path_to_uri
 from tests.data.hostile import KINDS, LIMITS, path_of, write
 from tests.data.stated import Absent, Dead, Kind, Searchable

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from index_support import Index
 
-from pipeline.errors import CorruptIndex
+from pipeline.base.errors import CorruptIndex
 from pipeline.index import ann
 from pipeline.index.ann import Builder, VectorIndex
 from pipeline.index.choice import Candidate

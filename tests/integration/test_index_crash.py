@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from index_support import Index
 
+from pipeline.base.errors import Conflict, Unavailable
 from pipeline.blobs.folder import FolderStore
-from pipeline.errors import Conflict, Unavailable
 from pipeline.index.home import Home
 from pipeline.index.upkeep import gc, verify_digests
 from pipeline.sinks.mirror import Mirror

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from index_support import HastyFolder, Index, words
 
-from pipeline.errors import CorruptIndex
+from pipeline.base.errors import CorruptIndex
 from pipeline.index.home import MANIFESTS, Home
 from pipeline.index.snapshot import Snapshot
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from index_support import Index, words
 
+from pipeline.base.errors import Conflict, CorruptIndex
 from pipeline.blobs.folder import FolderStore
-from pipeline.errors import Conflict, CorruptIndex
 from pipeline.index.home import Home
 from pipeline.index.snapshot import Snapshot
 from pipeline.index.upkeep import gc, rollback, verify_digests

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from index_support import DIMENSION, Index, assert_answers, brute_force, vectors_of
 
+from pipeline.base.errors import ConfigurationError, Unavailable
+from pipeline.base.model import Passage
 from pipeline.blobs import Blob
 from pipeline.blobs.folder import FolderStore
 from pipeline.embedder import open_embedder
-from pipeline.errors import ConfigurationError, Unavailable
 from pipeline.index.documents import DocumentFacts, IndexedDocument
 from pipeline.index.draft import Add
 from pipeline.index.manifest import SegmentRef
 from pipeline.index.reader import Reader
 from pipeline.index.recipe import Recipe
 from pipeline.index.upkeep import rollback
-from pipeline.model import Passage
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from index_support import Index
 
-from pipeline.errors import ConfigurationError, Conflict, CorruptIndex
+from pipeline.base.errors import ConfigurationError, Conflict, CorruptIndex
 from pipeline.index.home import CURRENT, Home
 from pipeline.index.recipe import Recipe
 from pipeline.index.upkeep import gc, pin, pinned, promote, resume, rollback, unpin, verify_digests

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from index_support import RECIPE, Index, facts_of, vectors_of, words
 
-from pipeline.errors import ConfigurationError, Conflict, CorruptIndex
+from pipeline.base.errors import ConfigurationError, Conflict, CorruptIndex
+from pipeline.base.model import Passage
 from pipeline.index.documents import IndexedDocument
 from pipeline.index.draft import Add, Copy, Remove
 from pipeline.index.recipe import Recipe
 from pipeline.index.segment import write
 from pipeline.index.snapshot import Snapshot
-from pipeline.model import Passage
 
 
 @pytest.fixture

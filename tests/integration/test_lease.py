@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 from redis import Redis
 
-from pipeline.lease import Lease
+from pipeline.ledger.lease import Lease
 
 NAME = "dropdex:lease:build"
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import pytest
 from redis import Redis
 
-from pipeline import ledger as ledger_module
-from pipeline.ledger import Claim, Ledger, Look, Outcome, Standing
-from pipeline.model import DeadLetter, Entry, Known, State
+from pipeline.base.model import DeadLetter, Entry, Known, State
+from pipeline.ledger import ledger as ledger_module
+from pipeline.ledger.ledger import Claim, Ledger, Look, Outcome, Standing
 
 A, B, C = "file:///in/a", "file:///in/b", "file:///in/c"
 

@@ -11,11 +11,11 @@ import psutil
 import pytest
 from redis import Redis
 
-from pipeline.errors import DocumentError, ExtractorDied
-from pipeline.ledger import SILENT_SECONDS
-from pipeline.model import Content
-from pipeline.sources import folder as folder_module
-from pipeline.sources.folder import FolderSource
+from pipeline.base.errors import DocumentError, ExtractorDied
+from pipeline.base.model import Content
+from pipeline.ledger.ledger import SILENT_SECONDS
+from pipeline.sources.folder import source as folder_module
+from pipeline.sources.folder.source import FolderSource
 from pipeline.tasks import maintenance
 from pipeline.text import Extractor
 from tests.data import formats

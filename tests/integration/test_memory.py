@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from pipeline.base.model import Entry, State
 from pipeline.context import Context
 from pipeline.index.draft import Draft
 from pipeline.index.home import Home
 from pipeline.index.manifest import Manifest
-from pipeline.lease import Lease
-from pipeline.ledger import Ledger
-from pipeline.model import Entry, State
-from pipeline.sources import folder
+from pipeline.ledger.lease import Lease
+from pipeline.ledger.ledger import Ledger
+from pipeline.sources.folder import source as folder
 from pipeline.tasks.build import build, publish_settled
 from pipeline.tasks.merge import rebuild
 from tests.support import Pipeline, broker_of

@@ -23,17 +23,17 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
+from pipeline.base.errors import CorruptIndex, Unavailable
 from pipeline.cli import main
 from pipeline.context import QUEUES
-from pipeline.errors import CorruptIndex, Unavailable
 from pipeline.index import upkeep
 from pipeline.index.draft import Draft
 from pipeline.index.manifest import FileRef, Manifest
 from pipeline.index.writer import Writer
-from pipeline.lease import Lease
-from pipeline.metrics import Exporter
-from pipeline.progress import STAGES, Progress
-from pipeline.status import JOBS, figures, overdue, periods
+from pipeline.ledger.lease import Lease
+from pipeline.ledger.progress import STAGES, Progress
+from pipeline.observe.metrics import Exporter
+from pipeline.observe.status import JOBS, figures, overdue, periods
 from pipeline.tasks.embed import embed
 from pipeline.tasks.maintenance import cleanup, statistics
 from pipeline.tasks.merge import rebuild

@@ -9,7 +9,7 @@ import pytest
 
 ASKED_WHILE_IT_HOLDS_THE_LOCK = """
 import os, signal, sys
-from pipeline.process import stop_on_signals
+from pipeline.base.process import stop_on_signals
 
 stop = stop_on_signals()
 with stop._cond:  # as in the middle of stop.wait()

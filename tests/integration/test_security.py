@@ -28,16 +28,16 @@ from cryptography.x509.oid import NameOID
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisAway
 
+from pipeline.base.errors import Unavailable
+from pipeline.base.logs import JsonFormatter, TextFormatter
+from pipeline.base.model import Content
+from pipeline.base.settings import load
 from pipeline.blobs.folder import FolderStore
-from pipeline.broker import _binary
+from pipeline.broker.valkey import _binary
 from pipeline.cli import _pretty
 from pipeline.context import Context
-from pipeline.errors import Unavailable
 from pipeline.index.snapshot import Hit
-from pipeline.logs import JsonFormatter, TextFormatter
-from pipeline.model import Content
-from pipeline.settings import load
-from pipeline.sources.folder import FolderSource
+from pipeline.sources.folder.source import FolderSource
 from pipeline.tasks.embed import embed
 from tests.support import Pipeline, broker_of, environment, programs, wait_until
 
@@ -238,7 +238,7 @@ def test_a_message_names_documents_and_shows_their_number(valkey: str, redis_cli
     with Pipeline(tmp_path, broker_of(valkey)) as pipeline:
         uris = [pipeline.folder.put(f"salaries of {name}.txt", "so much") for name in ("ann", "bob")]
         call = f"from pipeline.tasks import flow; flow.hand_over([{uris!r}], 'live')"
-        code = f"from pipeline.model import Origin; {call.replace(repr('live'), 'Origin.LIVE')}"
+        code = f"from pipeline.base.model import Origin; {call.replace(repr('live'), 'Origin.LIVE')}"
         subprocess.run([sys.executable, "-c", code], env={**os.environ, **pipeline.environment}, check=True)
     # Then what Flower shows of it is a number
     message = json.loads(redis_client.lrange("dropdex:celery:embedding", 0, -1)[0])

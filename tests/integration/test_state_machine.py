@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from pipeline import ledger as ledger_module
 from pipeline.index.home import Home
 from pipeline.index.snapshot import Snapshot
-from pipeline.ledger import Look
+from pipeline.ledger import ledger as ledger_module
+from pipeline.ledger.ledger import Look
 from pipeline.sinks.swap import Swap
-from pipeline.sources import folder as folder_module
+from pipeline.sources.folder import source as folder_module
 from pipeline.tasks import embed as embed_module
 from pipeline.tasks.build import build
 from pipeline.tasks.embed import Reading, embed

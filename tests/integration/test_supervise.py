@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.supervise import Program, Supervisor
+from pipeline.up.supervise import Program, Supervisor
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from pipeline.base.errors import Conflict, Unavailable
+from pipeline.base.model import State
 from pipeline.context import Context
-from pipeline.errors import Conflict, Unavailable
 from pipeline.index import upkeep
 from pipeline.index.home import Home
-from pipeline.ledger import Ledger, Look
-from pipeline.model import State
-from pipeline.reconcile import DUE
+from pipeline.ledger.ledger import Ledger, Look
+from pipeline.relay.reconcile import DUE
 from pipeline.sinks.swap import Swap
 from pipeline.tasks import build as build_module
 from pipeline.tasks import embed as embed_module

@@ -44,7 +44,7 @@ class Stand:
 
     def submit(self, call: str) -> None:
         """Let a process of its own publish, as Celery's client leaves connections open behind it."""
-        lines = ("from pipeline.model import Origin", "from pipeline.tasks import flow", call)
+        lines = ("from pipeline.base.model import Origin", "from pipeline.tasks import flow", call)
         subprocess.run([sys.executable, "-c", "\n".join(lines)], env=self.running.environment, check=True)
 
     def put(self, *names: str) -> list[str]:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import workers
-from pipeline.app import QUEUES, RETRY, VISIBILITY_SECONDS, app, configuration, make_app
-from pipeline.errors import ConfigurationError
-from pipeline.settings import Settings
-from pipeline.workers import arguments
+from pipeline.base.errors import ConfigurationError
+from pipeline.base.settings import Settings
+from pipeline.tasks import workers
+from pipeline.tasks.app import QUEUES, RETRY, VISIBILITY_SECONDS, app, configuration, make_app
+from pipeline.tasks.workers import arguments
 
 TASKS = {
     "dropdex.build",

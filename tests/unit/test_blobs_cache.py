@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.errors import CorruptIndex, Unavailable
 from pipeline.blobs.cache import Cache
-from pipeline.errors import CorruptIndex, Unavailable
 
 STORE = "s3://bucket/home"
 

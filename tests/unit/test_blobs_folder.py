@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.errors import ConfigurationError, Conflict, DropdexError, Unavailable
 from pipeline.blobs import ABSENT
 from pipeline.blobs.disk import explained
 from pipeline.blobs.folder import FolderStore
-from pipeline.errors import ConfigurationError, Conflict, DropdexError, Unavailable
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_no_increment_of_three_processes_is_lost(store: FolderStore) -> None:
 import sys, pathlib
 from pipeline.blobs import ABSENT, Blob
 from pipeline.blobs.folder import FolderStore
-from pipeline.errors import Conflict
+from pipeline.base.errors import Conflict
 store = FolderStore(pathlib.Path(sys.argv[1]))
 for _ in range(40):
     while True:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.errors import ConfigurationError
 from pipeline.blobs.folder import FolderStore
 from pipeline.blobs.open import open_store
 from pipeline.blobs.s3 import S3Store
-from pipeline.errors import ConfigurationError
 
 
 def test_a_folder_is_made_absolute_and_not_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,10 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError
 from botocore.httpsession import URLLib3Session
 
+from pipeline.base.errors import ConfigurationError, Conflict, CorruptIndex, DropdexError, Unavailable
 from pipeline.blobs import ABSENT, s3
 from pipeline.blobs.cache import Cache
 from pipeline.blobs.s3 import S3Store
-from pipeline.errors import ConfigurationError, Conflict, CorruptIndex, DropdexError, Unavailable
 
 
 @pytest.fixture(autouse=True)

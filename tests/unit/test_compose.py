@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.health import KINDS
-from pipeline.settings import PREFIX, Settings
+from pipeline.base.settings import PREFIX, Settings
+from pipeline.observe.health import KINDS
 from pipeline.sources.s3 import provision
 
 ROOT = Path(__file__).parents[2]

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.base.errors import ConfigurationError
 from pipeline.embedder import HashEmbedder, batches, open_embedder
 from pipeline.embedder.choice import Machine, choose
 from pipeline.embedder.convert import converted
-from pipeline.errors import ConfigurationError
 
 
 @given(st.lists(st.integers(0, 600), max_size=80), st.integers(1, 2_000))

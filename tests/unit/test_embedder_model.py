@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.base.errors import ConfigurationError
 from pipeline.embedder import Embedder, Vectors, open_embedder
-from pipeline.errors import ConfigurationError
 from pipeline.text import Splitter
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("default")]  # what torch warns of is not ours to fix

@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from pipeline.base.errors import ConfigurationError
 from pipeline.embedder import Vectors, open_embedder
-from pipeline.errors import ConfigurationError
 from pipeline.text import Splitter
 
 TEXTS = ["the tide rises twice", "feed the starter", "", "mend the tyre twice", "the " * 700]

@@ -17,17 +17,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.base.errors import ConfigurationError, CorruptIndex, DocumentError, DropdexError
+from pipeline.base.logs import JsonFormatter, TextFormatter
+from pipeline.base.model import Content, Passage
+from pipeline.base.settings import Settings, load
 from pipeline.blobs.names import checked
-from pipeline.broker import broker_url
-from pipeline.errors import ConfigurationError, CorruptIndex, DocumentError, DropdexError
+from pipeline.broker.valkey import broker_url
 from pipeline.index.manifest import DeletesRef, FileRef, Manifest, Pointer, SegmentRef
 from pipeline.index.recipe import Recipe
 from pipeline.index.shard import ShardDocument, decode, encode
-from pipeline.logs import JsonFormatter, TextFormatter
-from pipeline.model import Content, Passage
-from pipeline.settings import Settings, load
 from pipeline.sources.names import path_to_uri, uri_to_path
-from pipeline.sources.notification import parse
+from pipeline.sources.s3.notification import parse
 from pipeline.text import kinds
 from pipeline.text.archive import document_type
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import CorruptIndex
+from pipeline.base.errors import CorruptIndex
 from pipeline.index.deletes import decode, encode
 
 

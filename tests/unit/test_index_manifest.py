@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from index_support import RECIPE
 from pydantic import ValidationError
 
-from pipeline.errors import CorruptIndex
+from pipeline.base.errors import CorruptIndex
 from pipeline.index.manifest import DeletesRef, FileRef, Manifest, Pointer, SegmentRef, sha256
 
 FILE = FileRef(size=10, sha256=sha256(b""))

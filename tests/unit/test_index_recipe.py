@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from pipeline.base.settings import Settings
 from pipeline.index.recipe import Recipe, recipe_for
-from pipeline.settings import Settings
 
 
 def test_equal_parts_in_any_order_are_the_same_recipe() -> None:

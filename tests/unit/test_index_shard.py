@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from index_support import passages_of, vectors_of
 
-from pipeline.errors import CorruptIndex
+from pipeline.base.errors import CorruptIndex
+from pipeline.base.model import Passage
 from pipeline.index.shard import ShardDocument, decode, encode
-from pipeline.model import Passage
 
 WORDS = ["apple", "pear", "plum", "äöü \0 😀"]
 

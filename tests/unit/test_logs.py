@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import logs
-from pipeline.errors import ConfigurationError
-from pipeline.logs import JsonFormatter, TextFormatter, configure
-from pipeline.settings import Settings, load
-from pipeline.up import environment
+from pipeline.base import logs
+from pipeline.base.errors import ConfigurationError
+from pipeline.base.logs import JsonFormatter, TextFormatter, configure
+from pipeline.base.settings import Settings, load
+from pipeline.up.run import environment
 
 
 def record(name: str = "pipeline.tasks.build", **fields: Any) -> logging.LogRecord:
@@ -35,7 +35,7 @@ def in_task() -> Iterator[str]:
 
 class TestLines:
     def test_the_run_is_in_every_line_whoever_wrote_it(self) -> None:
-        for name in ("pipeline.relay", "celery.worker"):
+        for name in ("pipeline.relay.loop", "celery.worker"):
             assert json.loads(JsonFormatter("r1").format(record(name)))["run"] == "r1"
             assert TextFormatter("r1").format(record(name)).endswith("generation published run=r1")
 
@@ -84,7 +84,7 @@ class TestWhoNamesIt:
         handlers, level = root.handlers[:], root.level
         try:
             configure(Settings(run="r2", log_format=log_format))
-            logging.getLogger("pipeline.relay").warning("watch broke", extra={"action": "watch"})
+            logging.getLogger("pipeline.relay.loop").warning("watch broke", extra={"action": "watch"})
         finally:
             root.handlers[:] = handlers
             root.setLevel(level)
@@ -97,8 +97,8 @@ def test_a_task_of_a_worker_is_named_in_its_lines(tmp_path: Path) -> None:
     script = """
 import logging
 from celery.signals import task_postrun, task_prerun
-from pipeline import logs
-from pipeline.app import app
+from pipeline.base import logs
+from pipeline.tasks.app import app
 
 task_prerun.send(sender=None, task_id="abc", task=None)
 assert logs.task.get() == "abc"

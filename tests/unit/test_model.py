@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.model import Entry, Known, State
+from pipeline.base.model import Entry, Known, State
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(['"etag"', "back\\slash", 'a","b', "\\", "ä\n"])
 entries = st.builds(

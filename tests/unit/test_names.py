@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.settings import DEFAULT_IGNORE
+from pipeline.base.settings import DEFAULT_IGNORE
 from pipeline.sources.names import Ignore, media_type, name_to_text, path_to_uri, text_to_name, uri_to_path
 
 ROOT = "file:///in box/"

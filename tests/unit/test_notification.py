@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.sources.notification import Change, Notification, NotificationError, Record, parse
+from pipeline.sources.s3.notification import Change, Notification, NotificationError, Record, parse
 
 KEY = "a b+c%20d ü/日本.txt"
 

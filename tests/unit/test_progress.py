@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.progress import STAGES, Progress, Rate, Situation, eta, stage
+from pipeline.ledger.progress import STAGES, Progress, Rate, Situation, eta, stage
 
 EVERYBODY = ("beat@a", "embedding-1@a", "indexing@a", "maintenance@a", "watch@a")
 QUIET = Situation(EVERYBODY, noticed=0, settled=0, progress=Progress(), building=False, merging=False, held=False)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import reconcile as module
-from pipeline.errors import DropdexError, TooManyRemovals, Unavailable
-from pipeline.model import DocumentEvent, Known, Listed, Origin
-from pipeline.reconcile import differences, reconcile
+from pipeline.base.errors import DropdexError, TooManyRemovals, Unavailable
+from pipeline.base.model import DocumentEvent, Known, Listed, Origin
+from pipeline.relay import reconcile as module
+from pipeline.relay.reconcile import differences, reconcile
 
 uris = st.text(st.characters(exclude_categories=["Cs"]), max_size=3).map("file:///in/".__add__)
 versions = st.sampled_from(["1", "2"])

@@ -13,16 +13,16 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisAway
 
-from pipeline import ledger as ledger_module
-from pipeline import progress as progress_module
-from pipeline import relay as relay_module
-from pipeline.errors import ConfigurationError, DropdexError, TooManyRemovals, Unavailable
-from pipeline.ledger import Ledger, Outcome
-from pipeline.model import Content, DeadLetter, Delivery, DocumentEvent, Entry, Listed, Origin, Overflow, State, Unchanged
-from pipeline.progress import Progress
-from pipeline.reconcile import DUE
-from pipeline.relay import FIRST_BATCH, Relay, batch_size
-from pipeline.settings import Settings
+from pipeline.base.errors import ConfigurationError, DropdexError, TooManyRemovals, Unavailable
+from pipeline.base.model import Content, DeadLetter, Delivery, DocumentEvent, Entry, Listed, Origin, Overflow, State, Unchanged
+from pipeline.base.settings import Settings
+from pipeline.ledger import ledger as ledger_module
+from pipeline.ledger import progress as progress_module
+from pipeline.ledger.ledger import Ledger, Outcome
+from pipeline.ledger.progress import Progress
+from pipeline.relay import loop as relay_module
+from pipeline.relay.loop import FIRST_BATCH, Relay, batch_size
+from pipeline.relay.reconcile import DUE
 from tests.support import wait_until
 
 CALM = 0.3

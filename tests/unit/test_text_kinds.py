@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import DocumentError
-from pipeline.model import Content
+from pipeline.base.errors import DocumentError
+from pipeline.base.model import Content
 from pipeline.text import extractor_id, splitter_id
 from pipeline.text.archive import document_type
 from pipeline.text.kinds import HTML, PLAIN, ZIP, decode, recognise

@@ -12,11 +12,11 @@ from threading import Thread
 import pytest
 from botocore.config import Config
 
+from pipeline.base.errors import Unavailable
+from pipeline.base.model import Content
 from pipeline.blobs import s3
 from pipeline.blobs.cache import Cache
 from pipeline.blobs.s3 import S3Store
-from pipeline.errors import Unavailable
-from pipeline.model import Content
 from pipeline.sources.s3 import S3Source
 
 DATA = bytes(range(256)) * 400

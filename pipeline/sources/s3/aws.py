@@ -22,7 +22,7 @@ from botocore.exceptions import (
 )
 from urllib3.exceptions import HTTPError
 
-from pipeline.errors import ConfigurationError, DropdexError, Unavailable
+from pipeline.base.errors import ConfigurationError, DropdexError, Unavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -14,12 +14,12 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from pipeline.errors import ConfigurationError, DocumentError
-from pipeline.model import Content, Delivery, DocumentEvent, Listed, Overflow, Unchanged
+from pipeline.base.errors import ConfigurationError, DocumentError
+from pipeline.base.model import Content, Delivery, DocumentEvent, Listed, Overflow, Unchanged
 from pipeline.sources.names import Ignore, media_type
-from pipeline.sources.notification import Record
 from pipeline.sources.s3 import aws
 from pipeline.sources.s3.listing import Lister
+from pipeline.sources.s3.notification import Record
 from pipeline.sources.s3.watch import QueueWatch
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigurationError
-from pipeline.model import Delivery, DocumentEvent
-from pipeline.sources.notification import NotificationError, Record, parse
+from pipeline.base.errors import ConfigurationError
+from pipeline.base.model import Delivery, DocumentEvent
 from pipeline.sources.s3 import aws
 from pipeline.sources.s3.held import BATCH, Held
+from pipeline.sources.s3.notification import NotificationError, Record, parse
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

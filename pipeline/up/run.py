@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 import click
 from redis.exceptions import RedisError
 
-from pipeline.broker import EmbeddedBroker, await_embedded, broker_url
+from pipeline.base.errors import DropdexError
+from pipeline.base.logs import new_run
+from pipeline.base.settings import PREFIX, Settings, load_for
+from pipeline.broker.valkey import EmbeddedBroker, await_embedded, broker_url
 from pipeline.context import Context
-from pipeline.errors import DropdexError
-from pipeline.logs import new_run
-from pipeline.progress import Rate
-from pipeline.settings import PREFIX, Settings, load_for
-from pipeline.status import ledger_figures
-from pipeline.supervise import Program, Supervisor
+from pipeline.ledger.progress import Rate
+from pipeline.observe.status import ledger_figures
+from pipeline.up.supervise import Program, Supervisor
 
 if TYPE_CHECKING:
-    from pipeline.model import Origin
-    from pipeline.relay import Flow
+    from pipeline.base.model import Origin
+    from pipeline.relay.loop import Flow
 
 PROGRESS_SECONDS = 0.5
 """How often the progress line is drawn on a terminal; elsewhere it is printed when something changed."""
@@ -45,7 +45,7 @@ RATE_SAMPLES = 10
 def watch(stop: Event) -> None:
     """Run the relay until `stop` is set."""
     from pipeline.context import current
-    from pipeline.relay import Relay
+    from pipeline.relay.loop import Relay
 
     context = current()
     await_embedded(context.settings.embedded_broker)

@@ -22,12 +22,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from pipeline import logs
-from pipeline.broker import broker_url
+from pipeline.base import logs
+from pipeline.base.errors import Unavailable
+from pipeline.base.process import die_with_parent
+from pipeline.base.settings import Settings, load
+from pipeline.broker.valkey import broker_url
 from pipeline.context import QUEUES, current
-from pipeline.errors import Unavailable
-from pipeline.process import die_with_parent
-from pipeline.settings import Settings, load
 
 EMBEDDING, INDEXING, MAINTENANCE = QUEUES
 VISIBILITY_SECONDS = 1800
@@ -116,7 +116,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "beat_schedule": schedule(settings),
         "beat_max_loop_interval": 5,
         "beat_cron_starting_deadline": 1800,
-        "beat_scheduler": "pipeline.beat:SingleScheduler",
+        "beat_scheduler": "pipeline.tasks.beat:SingleScheduler",
         "timezone": "UTC",
     }
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from typing import NamedTuple, Self
 
-from pipeline.ledger import Ledger
+from pipeline.ledger.ledger import Ledger
 
 TELL_SECONDS = 1.0
 """How often a watcher leaves word."""

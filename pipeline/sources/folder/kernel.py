@@ -21,7 +21,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchDescriptor
 from watchdog.observers.polling import PollingObserverVFS
 
-from pipeline.errors import ConfigurationError, DropdexError, Unavailable
+from pipeline.base.errors import ConfigurationError, DropdexError, Unavailable
 from pipeline.sources.names import Ignore, name_to_text
 from pipeline.sources.settle import Settler
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import NamedTuple
 
-from pipeline.errors import DropdexError, TooManyRemovals
-from pipeline.model import DocumentEvent, Known, Listed, Origin
+from pipeline.base.errors import DropdexError, TooManyRemovals
+from pipeline.base.model import DocumentEvent, Known, Listed, Origin
 
 __all__ = ["ALWAYS_ALLOWED", "DUE", "Difference", "differences", "reconcile"]
 

@@ -20,13 +20,13 @@ from typing import Protocol
 
 from redis.exceptions import RedisError
 
-from pipeline.backfill import Backfill
-from pipeline.errors import DropdexError, TooManyRemovals, Unavailable
-from pipeline.ledger import Claim, Ledger, Standing
-from pipeline.model import Delivery, DocumentEvent, Origin, Overflow
-from pipeline.progress import Teller
-from pipeline.reconcile import DUE
-from pipeline.settings import Settings
+from pipeline.base.errors import DropdexError, TooManyRemovals, Unavailable
+from pipeline.base.model import Delivery, DocumentEvent, Origin, Overflow
+from pipeline.base.settings import Settings
+from pipeline.ledger.ledger import Claim, Ledger, Standing
+from pipeline.ledger.progress import Teller
+from pipeline.relay.backfill import Backfill
+from pipeline.relay.reconcile import DUE
 from pipeline.sources import Source
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
-from pipeline.errors import ConfigurationError, DocumentError, DocumentInMotion, Unavailable
-from pipeline.model import Content, Delivery, DocumentEvent, Listed, Overflow, Unchanged
+from pipeline.base.errors import ConfigurationError, DocumentError, DocumentInMotion, Unavailable
+from pipeline.base.model import Content, Delivery, DocumentEvent, Listed, Overflow, Unchanged
 from pipeline.sources.names import Ignore, media_type, name_to_text, text_to_name, uri_to_path
 from pipeline.sources.walk import GONE, Walk, regular_file
 
@@ -205,7 +205,7 @@ class FolderSource:
         Overflow names the root after lost events, or a folder that was moved away: what it contained is not known here.
         Raises Unavailable when the root vanishes, ConfigurationError when the kernel's limit of watches is reached.
         """
-        from pipeline.sources.watching import Inbox, watch_kernel, watch_polling
+        from pipeline.sources.folder.kernel import Inbox, watch_kernel, watch_polling
 
         root = self._require_root()
         inbox = Inbox(self._root, self._settle_after)

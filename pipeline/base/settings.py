@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from pipeline.errors import ConfigurationError
+from pipeline.base.errors import ConfigurationError
 
 PREFIX = "DROPDEX_"
 

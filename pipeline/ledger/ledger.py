@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from redis.exceptions import RedisError
 
-from pipeline.model import DeadLetter, Entry, Known, State
+from pipeline.base.model import DeadLetter, Entry, Known, State
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -48,7 +48,7 @@ SCRIPTS = (
     *("notice", "begin", "renew", "release", "attempt", "unattempt", "settle"),
     *("intend", "published", "seed", "renotice", "forget", "sweep"),
 )
-"""What must be atomic, in pipeline/lua."""
+"""What must be atomic, in pipeline/ledger/lua."""
 
 GONE_SECONDS = 86_400.0
 """After this a process that showed no life is forgotten: containers come and go under new names."""
@@ -132,7 +132,7 @@ class Ledger:
     def __init__(self, redis: Redis, namespace: str) -> None:
         self._redis = redis
         self.namespace = namespace
-        folder = files("pipeline") / "lua"
+        folder = files("pipeline.ledger") / "lua"
         prelude = (folder / "prelude.lua").read_text()
         self._scripts = {name: redis.register_script(prelude + (folder / f"{name}.lua").read_text()) for name in SCRIPTS}
 

@@ -14,10 +14,10 @@ from threading import Event, Thread
 
 from redis.exceptions import RedisError
 
-from pipeline.errors import DropdexError, Unavailable
-from pipeline.ledger import Ledger
-from pipeline.model import DocumentEvent, Origin
-from pipeline.reconcile import reconcile
+from pipeline.base.errors import DropdexError, Unavailable
+from pipeline.base.model import DocumentEvent, Origin
+from pipeline.ledger.ledger import Ledger
+from pipeline.relay.reconcile import reconcile
 from pipeline.sources import Source
 
 log = logging.getLogger(__name__)

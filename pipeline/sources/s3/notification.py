@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import unquote_plus
 
-from pipeline.errors import DropdexError
+from pipeline.base.errors import DropdexError
 
 MAX_ENVELOPES = 4
 """EventBridge in SNS in SQS is three; deeper nesting is not a notification."""

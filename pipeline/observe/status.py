@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from pipeline.base.settings import Settings
 from pipeline.context import Context
 from pipeline.index.choice import urgency
 from pipeline.index.manifest import Manifest
-from pipeline.progress import Situation, eta, stage, told
-from pipeline.settings import Settings
+from pipeline.ledger.progress import Situation, eta, stage, told
 from pipeline.sources.names import path_to_uri
 
 JOBS = {"rebuild": "last:rebuild", "cleanup": "last:cleanup", "statistics": "last:statistics", "reconcile": "reconciled"}

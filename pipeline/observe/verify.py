@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+from pipeline.base.errors import DocumentError, DocumentInMotion
+from pipeline.base.model import Content, Listed
 from pipeline.context import Context
-from pipeline.errors import DocumentError, DocumentInMotion
 from pipeline.index.documents import StoredDocument
 from pipeline.index.snapshot import Snapshot
 from pipeline.index.upkeep import verify_digests
-from pipeline.model import Content, Listed
 from pipeline.sources import Source
 
 

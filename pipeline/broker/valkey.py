@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pipeline.errors import ConfigurationError, Unavailable
+from pipeline.base.errors import ConfigurationError, Unavailable
 
 log = logging.getLogger(__name__)
 

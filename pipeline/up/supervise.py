@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.errors import ConfigurationError, DropdexError
+from pipeline.base.errors import ConfigurationError, DropdexError
 
 log = logging.getLogger(__name__)
 

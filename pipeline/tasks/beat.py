@@ -14,7 +14,7 @@ from celery.beat import ScheduleEntry, Scheduler
 from redis.exceptions import RedisError
 
 from pipeline.context import current
-from pipeline.lease import Lease
+from pipeline.ledger.lease import Lease
 
 LEASE_SECONDS = 20.0
 """Four times the longest pause between two ticks, so that a busy holder keeps it."""

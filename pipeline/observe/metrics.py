@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 
+from pipeline.base.meter import COUNTERS, HISTOGRAMS, PLAIN, parsed
 from pipeline.context import Context
-from pipeline.meter import COUNTERS, HISTOGRAMS, PLAIN, parsed
-from pipeline.progress import STAGES
+from pipeline.ledger.progress import STAGES
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -45,7 +45,7 @@ class Exporter:
     def _gauges(self) -> Iterator[Metric]:
         from prometheus_client.core import GaugeMetricFamily
 
-        from pipeline.status import figures
+        from pipeline.observe.status import figures
 
         report = figures(self._context)
         for name, value in report.items():
@@ -69,7 +69,7 @@ class Exporter:
     def _jobs(self, report: Mapping[str, Any]) -> Iterator[Metric]:
         from prometheus_client.core import GaugeMetricFamily
 
-        from pipeline.status import periods
+        from pipeline.observe.status import periods
 
         ages = GaugeMetricFamily("dropdex_job_age_seconds", "Seconds since a scheduled job last succeeded", labels=["job"])
         every = GaugeMetricFamily("dropdex_job_period_seconds", "Seconds between two runs of a scheduled job", labels=["job"])

@@ -13,9 +13,9 @@ import re
 from collections.abc import Sequence
 from ipaddress import ip_address
 
-from pipeline.broker import await_embedded
+from pipeline.base.errors import ConfigurationError
+from pipeline.broker.valkey import await_embedded
 from pipeline.context import current
-from pipeline.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def run(queues: Sequence[str], name: str) -> None:
     queues = queues or ("embedding", "indexing", "maintenance")
     if "embedding" in queues:
         current().embedder.warm()
-    from pipeline.app import main
+    from pipeline.tasks.app import main
 
     await_embedded(current().settings.embedded_broker)
     main("worker", arguments(queues, name))
@@ -58,7 +58,7 @@ def run(queues: Sequence[str], name: str) -> None:
 
 def run_beat() -> None:
     """Run the schedule. It keeps no file: see the scheduler."""
-    from pipeline.app import main
+    from pipeline.tasks.app import main
 
     main("beat", ["--pidfile=", f"--loglevel={current().settings.log_level}"])
 
@@ -69,7 +69,7 @@ def run_flower(port: int | None, address: str | None) -> None:
     options = flower_arguments(
         settings.flower_port if port is None else port, address or settings.flower_address, settings.flower_basic_auth.get_secret_value()
     )
-    from pipeline.app import app
+    from pipeline.tasks.app import app
 
     app.start(["flower", *options])
 

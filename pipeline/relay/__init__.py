@@ -1,0 +1,1 @@
+"""From what sources report to hand-overs, and from publications to acknowledgements."""

@@ -1,0 +1,1 @@
+"""`dropdex up`: every program of the pipeline in one terminal."""
